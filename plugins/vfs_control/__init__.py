@@ -1,0 +1,1 @@
+"""`.reelfs/` and `.raw/`: status, control and the bucket as it is."""

@@ -1,0 +1,1 @@
+"""MP4 and QuickTime: exact frames and clips out of stored video, without copying it."""

@@ -1,0 +1,78 @@
+"""What a path may turn out to be. Immutable, no I/O, no kernel.
+
+`Spliced` is the common case: a layout, zero copy, size known. `Bytes` is made whole when somebody looks
+at it by name. A stored object is a `Spliced` of its one extent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from vfs.spans import Layout
+
+Entries = Callable[[], Awaitable["Mapping[str, Node | None]"]]
+Lookup = Callable[[str], Awaitable["Node | None"]]
+Attributes = Mapping[str, str]
+
+
+async def _no_lookup(name: str) -> Node | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spliced:
+    """A file described by a layout.
+
+    attributes: shown as extended attributes `user.reelfs.NAME`. mtime_ns: that of the newest source.
+    """
+
+    layout: Layout
+    mtime_ns: int = 0
+    attributes: Attributes = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Equal for equal bytes; changes whenever a source or the description does."""
+        return self.layout.fingerprint()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bytes:
+    """A file made whole by `produce`, kept by the core under `version` (and shared by its readers).
+
+    version: a string that names everything the bytes are a function of: the versions of the sources,
+    the canonical selection, the version of the code; None = never kept, made anew at each open
+    (status files). size: bytes when known without producing, else it is settled when the path is
+    looked at by name, never during a listing. reads: what producing will fetch, for `explain`.
+    """
+
+    produce: Callable[[], Awaitable[bytes]]
+    version: str | None
+    size: int | None = None
+    mtime_ns: int = 0
+    reads: Layout | None = None
+    attributes: Attributes = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symlink:
+    """A symbolic link; target is the text of the link."""
+
+    target: str
+    mtime_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directory:
+    """A directory: `entries()` gives the names to list (None = made on lookup), `lookup(name)` any name.
+
+    A name in `entries()` with a node needs no `lookup`; one with None is given to `lookup`.
+    """
+
+    entries: Entries
+    lookup: Lookup = _no_lookup
+    mtime_ns: int = 0
+
+
+Node = Directory | Spliced | Bytes | Symlink

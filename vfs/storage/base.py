@@ -1,0 +1,88 @@
+"""The Store protocol: what reelfs needs of a place that holds objects.
+
+Keys are text below the mounted prefix (the store adds and strips its own prefix). Every method raises
+the errors of `vfs.errors` and nothing else: NotFound, Denied, Stale, Unavailable, BadBody, StoreError.
+A store does not retry: `guard.GuardedStore` does, within a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from vfs.spans import StoredObject
+
+Body = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, in no promised order.
+
+    objects: the objects directly below the prefix (with delimiter) or anywhere below it (without).
+    prefixes: the common prefixes, each ending in the delimiter. token: for the next page, None = last.
+    """
+
+    objects: tuple[StoredObject, ...]
+    prefixes: tuple[str, ...] = ()
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectDetails:
+    """What only a HEAD tells: the object and its headers and user metadata (all keys lower case)."""
+
+    object: StoredObject
+    headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A bucket, a folder, or memory."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets: `s3://bucket/prefix`."""
+
+    @property
+    def remote(self) -> bool:
+        """True where a request costs a round trip: caches and read-ahead pay."""
+
+    async def head(self, key: str) -> ObjectDetails:
+        """The current version of an object. Raises NotFound."""
+
+    async def list(
+        self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
+    ) -> Page:
+        """One page of at most `limit` objects and prefixes whose keys start with `prefix`."""
+
+    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
+        """Exactly `length` bytes (> 0, inside the object) of exactly this version.
+
+        Raises Stale when the store has another version, NotFound when it has none, BadBody when the
+        answer is not what was asked for.
+        """
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Store an object: with `replaces` only over that version, without only where none is.
+
+        Declared for the writer; every store raises ReadOnly until then.
+        """
+
+    async def delete(self, stored: StoredObject) -> None:
+        """Remove this version. Declared for the writer; every store raises ReadOnly until then."""
+
+    def presign(self, key: str, *, expires: int = 3600) -> str | None:
+        """A URL that reads the object for `expires` seconds without credentials; None where there is none."""
+
+    async def aclose(self) -> None:
+        """Close connections; the store is not used afterwards."""

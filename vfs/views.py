@@ -1,0 +1,102 @@
+"""The contract with plugins: a `Place` is a stored file or folder as a plugin sees it, a `View` derives.
+
+A view says what bytes a name stands for; storage, caching, single flight, deadlines and errors are the
+core's. A view that raises spoils its own names alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar, runtime_checkable
+
+from vfs.nodes import Node
+from vfs.spans import Extent, Layout, StoredObject
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Place(Protocol):
+    """A stored file or folder. Every method that waits has a deadline."""
+
+    @property
+    def path(self) -> str:
+        """Path below the root of the mount, no leading or trailing slash; "" is the root."""
+
+    @property
+    def name(self) -> str:
+        """Last component of the path."""
+
+    @property
+    def is_folder(self) -> bool:
+        """True for a folder: size 0, no bytes, but children."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def version(self) -> str:
+        """The pinned version of the file; "" for a folder."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since the epoch."""
+
+    @property
+    def object(self) -> StoredObject:
+        """The pinned object; raises IsADirectory for a folder."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes [offset, offset + length) of the pinned version, short only at the end of the file.
+
+        Kept in the block cache; fetches exactly what is missing. Raises Stale, StoreError.
+        """
+
+    async def fetch(self, layout: Layout) -> bytes:
+        """All bytes of a layout, few ranged reads, neighbours joined. Raises Stale, StoreError."""
+
+    async def sidecar(self, suffix: str) -> Place | None:
+        """The stored file whose name is this one's plus `suffix`, or None."""
+
+    async def child(self, name: str) -> Place | None:
+        """A stored child of a folder, or None."""
+
+    async def children(self) -> Mapping[str, Place]:
+        """The stored children of a folder, by name: whole and at most `dir_ttl` old."""
+
+    async def derive(
+        self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
+    ) -> T:
+        """`await make()`, remembered for this version of the file and `key`; concurrent callers share one.
+
+        key: a name and the version of the code, e.g. "mp4.index.1". cost: bytes the value holds in
+        memory (default: its `nbytes`, else its `len`). Failures are not remembered.
+        """
+
+    def extent(self, offset: int, length: int) -> Extent:
+        """A span of the pinned version. Raises ValueError outside the file."""
+
+    def report(self, message: str) -> None:
+        """Tell the operator about this file (an ignored sidecar, a damaged table): log and `explain`."""
+
+
+class View(Protocol):
+    """One way of deriving names from stored files or folders."""
+
+    name: str
+
+    def applies(self, place: Place) -> bool:
+        """By name and type only; must not block."""
+
+    async def entries(self, place: Place) -> Mapping[str, Node | None]:
+        """The names to list for `place`; None = made by `resolve` when looked at.
+
+        For a file these are listed in its companion directory `FILE@/` (and in the file itself when
+        it is shown as a directory); for a folder beside its stored children.
+        """
+
+    async def resolve(self, place: Place, name: str) -> Node | None:
+        """The node of any name, listed or not; None = not mine. For a file, `name` is what follows
+        `NAME@` or `FILE@/` (`5s-9s.mp4`, `info.json`). Raises ReelfsError.
+        """
