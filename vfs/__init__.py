@@ -25,6 +25,8 @@ from vfs.errors import (
     Unsupported,
     WorkerFailed,
 )
+from vfs.hookspecs import Command, hookimpl
+from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Extent, Inline, Layout, Span, StoredObject
 from vfs.views import Place, View
@@ -32,16 +34,19 @@ from vfs.views import Place, View
 __all__ = [
     "BadBody",
     "Bytes",
+    "Command",
     "ConfigError",
     "Damaged",
     "DeadlineExceeded",
     "Denied",
+    "Derived",
     "Directory",
     "Extent",
     "Inline",
     "IsADirectory",
     "Layout",
     "MediaError",
+    "Moment",
     "NameTooLong",
     "NoMedia",
     "Node",
@@ -51,6 +56,7 @@ __all__ = [
     "Place",
     "ReadOnly",
     "ReelfsError",
+    "Selection",
     "Span",
     "Spliced",
     "Stale",
@@ -62,4 +68,8 @@ __all__ = [
     "Unsupported",
     "View",
     "WorkerFailed",
+    "escape",
+    "hookimpl",
+    "parse_derived",
+    "unescape",
 ]
