@@ -1,0 +1,1 @@
+"""Caches: blocks of objects, listings, derived values; one memory budget, one disk budget."""

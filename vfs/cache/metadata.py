@@ -1,0 +1,378 @@
+"""What exists: listings, point lookups and their freshness, kept for a while and asked for once.
+
+Listings are all or nothing. A point lookup in a folder that was not listed costs one HEAD and one LIST of
+one key, never a listing of the folder. "Not found" is remembered only when the store said so.
+Concurrent callers share one request: whoever comes first asks, the others wait and look again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import trio
+
+from vfs import names
+from vfs.errors import NotFound
+from vfs.spans import StoredObject
+from vfs.storage.base import Page, Store
+
+T = TypeVar("T")
+
+#: Folders, single names and name prefixes (per folder), and versions with their age, kept at most. Whoever
+#: walks more than this reads each of them once anyway.
+MAX_FOLDERS = 4096
+MAX_POINTS = 16384
+MAX_STEMS = 256
+MAX_SEEN = 262144
+
+
+@dataclass(slots=True)
+class Folder:
+    """One whole listing. files: by name. folders: names. shadowed: file objects hidden by a folder of the
+    same name. unpathable: keys (or prefixes, ending in "/") that cannot be a path. fetched: clock seconds.
+    """
+
+    files: dict[str, StoredObject] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    shadowed: dict[str, StoredObject] = field(default_factory=dict)
+    unpathable: set[str] = field(default_factory=set)
+    fetched: float = 0.0
+
+    def add(self, prefix: str, page: Page) -> None:
+        """Sort one page of the listing of `prefix` into names."""
+        for stored in page.objects:
+            name = stored.key[len(prefix) :]
+            if not name:
+                continue  # the marker object of the folder itself
+            if names.is_component(name):
+                self.files[name] = stored
+            else:
+                self.unpathable.add(stored.key)
+        for common in page.prefixes:
+            name = common[len(prefix) :].removesuffix("/")
+            if names.is_component(name):
+                self.folders.add(name)
+            else:
+                self.unpathable.add(common)
+
+    def settle(self) -> None:
+        """A key that is file and folder is shown as the folder; the file is kept aside."""
+        for name in self.folders & self.files.keys():
+            self.shadowed[name] = self.files.pop(name)
+
+    def get(self, name: str) -> Stored | None:
+        """The child of that name, or None."""
+        if name in self.folders:
+            return FOLDER
+        return self.files.get(name)
+
+
+class FolderMark:
+    """Says that a name is a folder; `FOLDER` is the one value."""
+
+
+FOLDER = FolderMark()
+Stored = StoredObject | FolderMark
+
+
+@dataclass(slots=True)
+class _Point:
+    """One remembered answer about one name (None = there is none)."""
+
+    value: Stored | None
+    fetched: float
+
+
+@dataclass(slots=True)
+class _Known:
+    """All that is known of one folder: its whole listing, single names, and listings of name prefixes."""
+
+    listing: Folder | None = None
+    points: dict[str, _Point] = field(default_factory=dict)
+    stems: dict[str, Folder] = field(default_factory=dict)
+
+    def versions(self, name: str) -> Iterator[Stored | None]:
+        """What each of them says about a name."""
+        if self.listing is not None:
+            yield self.listing.get(name)
+        if (point := self.points.get(name)) is not None:
+            yield point.value
+        yield from (
+            found
+            for stem, folder in self.stems.items()
+            if name.startswith(stem) and (found := folder.get(name))
+        )
+
+
+class Metadata:
+    """The metadata cache over one store.
+
+    dir_ttl, attr_ttl, negative_ttl: seconds that a listing, an object's version and a "not found" count as
+    fresh. immutable: prefixes or patterns of keys whose versions are never asked for again. For a store
+    that is not remote nothing is kept longer than `attr_ttl`, since asking costs nothing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        dir_ttl: float = 60.0,
+        attr_ttl: float = 1.0,
+        negative_ttl: float = 5.0,
+        immutable: Collection[str] = (),
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.store = store
+        self.dir_ttl = dir_ttl if store.remote else min(dir_ttl, attr_ttl)
+        self.attr_ttl = attr_ttl
+        self.negative_ttl = negative_ttl if store.remote else 0.0
+        self._immutable = tuple(immutable)
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._flights: dict[Hashable, trio.Event] = {}
+
+    async def folder(self, prefix: str) -> Folder:
+        """The whole listing of a prefix ("" or ending in "/").
+
+        Raises NotFound for an empty prefix, unless it is the root or a real empty folder.
+        """
+        while (listing := self._fresh_listing(prefix)) is None:
+            async with self._flight(("folder", prefix)) as leader:
+                if leader:
+                    listing = await self._list(prefix, prefix)
+                    # A whole listing supersedes what was known of single names in it.
+                    self._know(prefix).points.clear()
+                    self._know(prefix).stems.clear()
+                    self._know(prefix).listing = listing
+                    break
+        if not listing.files and not listing.folders and prefix and not await self._is_real(prefix):
+            raise NotFound(f"no such folder: {prefix}")
+        return listing
+
+    async def find(self, prefix: str, name: str) -> Stored | None:
+        """The stored child `name` of a folder, or None when the store said that there is none."""
+        if not names.is_component(name):
+            return None
+        if not self.store.remote:
+            try:
+                return (await self.folder(prefix)).get(name)
+            except NotFound:
+                return None
+        while True:
+            if (listing := self._fresh_listing(prefix)) is not None:
+                return listing.get(name)
+            if (point := self._fresh_point(prefix, name)) is not None:
+                return point.value
+            for stem, folder in self._know(prefix).stems.items():
+                if name.startswith(stem) and self._is_young(folder):
+                    return folder.get(name)
+            async with self._flight(("point", prefix + name)) as leader:
+                if leader:
+                    found = await self._probe(prefix + name)
+                    self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
+                    return found
+
+    async def starting(self, prefix: str, stem: str) -> Folder:
+        """The children of a folder whose names start with `stem`: from its listing, else one LIST."""
+        if not self.store.remote:
+            return _restricted(await self.folder(prefix), stem)
+        while True:
+            if (listing := self._fresh_listing(prefix)) is not None:
+                return _restricted(listing, stem)
+            if (kept := self._know(prefix).stems.get(stem)) is not None and self._is_young(kept):
+                return kept
+            async with self._flight(("stem", prefix + stem)) as leader:
+                if leader:
+                    kept = await self._list(prefix, prefix + stem)
+                    self._remember(self._know(prefix).stems, stem, kept, MAX_STEMS)
+                    return kept
+
+    async def current(self, stored: StoredObject) -> StoredObject:
+        """The version of an object now: no request while the last look is younger than `attr_ttl`.
+
+        Raises NotFound when it is gone.
+        """
+        prefix, name = _split(stored.key)
+        while not self._is_fresh(stored.key):
+            async with self._flight(("head", stored.key)) as leader:
+                if leader:
+                    try:
+                        now = (await self.store.head(stored.key)).object
+                    except NotFound:
+                        self.forget(stored.key)
+                        raise
+                    self._update(now)
+                    return now
+        return next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), stored)
+
+    def remaining(self, prefix: str) -> float:
+        """Seconds for which what is known of a folder's names is still fresh."""
+        listing = self._fresh_listing(prefix)
+        return (
+            self.attr_ttl if listing is None else max(0.0, self.dir_ttl - (self._clock() - listing.fetched))
+        )
+
+    def forget(self, key: str) -> None:
+        """Drop all that is known about one key and the listing of its folder: ask again next time."""
+        prefix, name = _split(key)
+        self._seen.pop(key, None)
+        if (known := self._known.get(prefix)) is not None:
+            known.listing = None
+            known.points.pop(name, None)
+            for stem in [s for s in known.stems if name.startswith(s)]:
+                del known.stems[stem]
+
+    def listings(self) -> Mapping[str, Folder]:
+        """The whole listings at hand, by prefix."""
+        return {prefix: known.listing for prefix, known in self._known.items() if known.listing is not None}
+
+    def is_immutable(self, key: str) -> bool:
+        """True for keys whose objects are declared never to change."""
+        return any(key.startswith(p) or fnmatchcase(key, p) for p in self._immutable)
+
+    # -- asking ---------------------------------------------------------------------------------------
+
+    async def _list(self, folder: str, prefix: str) -> Folder:
+        """All pages of a listing, or an error; the tokens are followed, the order is not relied on."""
+        result, token, began = Folder(), None, self._clock()
+        while True:
+            page = await self.store.list(prefix, delimiter="/", token=token)
+            result.add(folder, page)
+            if (token := page.token) is None:
+                break
+        result.settle()
+        result.fetched = began
+        for stored in result.files.values():
+            self._remember(self._seen, stored.key, began, MAX_SEEN)
+        return result
+
+    async def _probe(self, key: str) -> Stored | None:
+        """One name: is it a folder, a file, nothing? A HEAD and a LIST of one key, side by side."""
+        head: StoredObject | None = None
+        below: Page | None = None
+
+        async def ask_head() -> None:
+            nonlocal head
+            try:
+                head = (await self.store.head(key)).object
+            except NotFound:
+                head = None
+
+        async def ask_below() -> None:
+            nonlocal below
+            below = await self.store.list(key + "/", delimiter="/", limit=1)
+
+        await _both(ask_head, ask_below)
+        if below is not None and (below.objects or below.prefixes):
+            return FOLDER
+        if head is not None:
+            self._remember(self._seen, key, self._clock(), MAX_SEEN)
+        return head
+
+    async def _is_real(self, prefix: str) -> bool:
+        """An empty listing is a folder where folders are real (a local directory) or a marker stands."""
+        above, name = _split(prefix.removesuffix("/"))
+        if not self.store.remote:
+            return name in (await self.folder(above)).folders
+        return isinstance(await self.find(above, name), FolderMark)
+
+    # -- keeping --------------------------------------------------------------------------------------
+
+    def _know(self, prefix: str) -> _Known:
+        known = self._known.get(prefix)
+        if known is None:
+            known = self._known[prefix] = _Known()
+            if len(self._known) > MAX_FOLDERS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(prefix)
+        return known
+
+    def _is_young(self, listing: Folder) -> bool:
+        return self._clock() - listing.fetched < self.dir_ttl
+
+    def _fresh_listing(self, prefix: str) -> Folder | None:
+        listing = self._know(prefix).listing
+        return listing if listing is not None and self._is_young(listing) else None
+
+    def _fresh_point(self, prefix: str, name: str) -> _Point | None:
+        point = self._know(prefix).points.get(name)
+        if point is None:
+            return None
+        ttl = self.negative_ttl if point.value is None else self.dir_ttl
+        return point if self._clock() - point.fetched < ttl else None
+
+    def _is_fresh(self, key: str) -> bool:
+        if self.is_immutable(key):
+            return True
+        seen = self._seen.get(key)
+        return seen is not None and self._clock() - seen < self.attr_ttl
+
+    def _update(self, now: StoredObject) -> None:
+        """A HEAD told the version of an object: put it wherever the object is known."""
+        prefix, name = _split(now.key)
+        known = self._know(prefix)
+        self._remember(self._seen, now.key, self._clock(), MAX_SEEN)
+        self._remember(known.points, name, _Point(now, self._clock()), MAX_POINTS)
+        for listing in (known.listing, *(f for stem, f in known.stems.items() if name.startswith(stem))):
+            if listing is not None and name not in listing.folders:
+                listing.files[name] = now
+
+    def _remember(self, kept: dict[str, T], key: str, value: T, limit: int) -> None:
+        """Put at the end; drop the oldest past the limit."""
+        kept.pop(key, None)
+        kept[key] = value
+        while len(kept) > limit:
+            del kept[next(iter(kept))]
+
+    @asynccontextmanager
+    async def _flight(self, key: Hashable) -> AsyncIterator[bool]:
+        """True for the one caller that is to ask; the others wait for it, then look again."""
+        if (event := self._flights.get(key)) is not None:
+            await event.wait()
+            yield False
+            return
+        event = self._flights[key] = trio.Event()
+        try:
+            yield True
+        finally:
+            del self._flights[key]
+            event.set()
+
+
+def _split(key: str) -> tuple[str, str]:
+    """The prefix (with its slash) and the name of a key."""
+    cut = key.rfind("/") + 1
+    return key[:cut], key[cut:]
+
+
+def _restricted(listing: Folder, stem: str) -> Folder:
+    """The part of a listing whose names start with `stem`."""
+    return Folder(
+        files={n: o for n, o in listing.files.items() if n.startswith(stem)},
+        folders={n for n in listing.folders if n.startswith(stem)},
+        fetched=listing.fetched,
+    )
+
+
+async def _both(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> None:
+    """Run two async functions side by side; the error of either, bare, ends both."""
+    failures: list[Exception] = []
+
+    async def guarded(fn: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        try:
+            await fn()
+        except Exception as error:
+            failures.append(error)
+            scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(guarded, first, nursery.cancel_scope)
+        nursery.start_soon(guarded, second, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
