@@ -1,0 +1,150 @@
+"""A stored file or folder as plugins see it: the one implementation of `views.Place`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vfs import names
+from vfs.cache.metadata import FolderMark, Metadata
+from vfs.errors import IsADirectory
+from vfs.panel import Reports
+from vfs.spans import Extent, Layout, StoredObject
+
+if TYPE_CHECKING:
+    from vfs.cache.derived import Derived
+    from vfs.reader import Reader
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What places are served from: the caches and the reader over one store."""
+
+    metadata: Metadata
+    reader: Reader
+    derived: Derived
+    reports: Reports
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlace:
+    """See `views.Place`. prefix: the key prefix of a folder ("" or ending in "/")."""
+
+    services: Services
+    path: str
+    prefix: str
+    stored: StoredObject | None
+
+    @classmethod
+    def root(cls, services: Services) -> StoredPlace:
+        """The mounted prefix."""
+        return cls(services, "", "", None)
+
+    def folder(self, name: str) -> StoredPlace:
+        """The folder of that name below this folder."""
+        path = f"{self.path}/{name}" if self.path else name
+        return StoredPlace(self.services, path, f"{self.prefix}{name}/", None)
+
+    def file(self, stored: StoredObject) -> StoredPlace:
+        """A file in this folder."""
+        return StoredPlace(self.services, stored.key, self.prefix, stored)
+
+    @property
+    def name(self) -> str:
+        """Last component of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def is_folder(self) -> bool:
+        """True for a folder."""
+        return self.stored is None
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 for a folder."""
+        return self.stored.size if self.stored else 0
+
+    @property
+    def version(self) -> str:
+        """The pinned version; "" for a folder."""
+        return self.stored.version if self.stored else ""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since the epoch; 0 for a folder."""
+        return self.stored.mtime_ns if self.stored else 0
+
+    @property
+    def object(self) -> StoredObject:
+        """The pinned object. Raises IsADirectory for a folder."""
+        if self.stored is None:
+            raise IsADirectory(f"{self.path or '/'} is a folder")
+        return self.stored
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes [offset, offset + length), short only at the end of the file."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        return await self.fetch(Layout((self.extent(offset, length),)))
+
+    async def fetch(self, layout: Layout) -> bytes:
+        """All bytes of a layout."""
+        return await self.services.reader.fetch(layout)
+
+    async def sidecar(self, suffix: str) -> StoredPlace | None:
+        """The stored file whose name is this one's plus `suffix`."""
+        metadata, name = self.services.metadata, self.name
+        nearby = await metadata.starting(self.prefix, name)
+        found = nearby.files.get(name + suffix)
+        return StoredPlace(self.services, found.key, self.prefix, found) if found else None
+
+    async def child(self, name: str) -> StoredPlace | None:
+        """A stored child of a folder; a key that is file and folder is the folder."""
+        found = await self.services.metadata.find(self.prefix, name)
+        if found is None:
+            return None
+        return self.folder(name) if isinstance(found, FolderMark) else self.file(found)
+
+    async def children(self) -> Mapping[str, StoredPlace]:
+        """All stored children of a folder."""
+        listing = await self.services.metadata.folder(self.prefix)
+        files = {name: self.file(stored) for name, stored in listing.files.items()}
+        return files | {name: self.folder(name) for name in listing.folders}
+
+    async def unpathable(self) -> Mapping[str, StoredPlace]:
+        """Below this folder: objects whose keys cannot be paths or are hidden by a folder of the same name.
+
+        By percent-encoded key. Walks all keys below the folder (one LIST for a thousand), so only an
+        explicit question asks for it.
+        """
+        store, found = self.services.metadata.store, {}
+        for listing in self.services.metadata.listings().values():
+            found.update({names.escape(stored.key): stored for stored in listing.shadowed.values()})
+        token = None
+        while True:
+            page = await store.list(self.prefix, delimiter="", token=token)
+            found.update({names.escape(o.key): o for o in page.objects if not names.is_path(o.key)})
+            if (token := page.token) is None:
+                break
+        return {name[: names.NAME_MAX]: StoredPlace(self.services, o.key, "", o) for name, o in found.items()}
+
+    async def derive(
+        self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
+    ) -> T:
+        """`await make()`, remembered for this version of the file and `key`."""
+        identity: tuple[Any, ...] = (key, self.path, self.version, self.size)
+        return await self.services.derived.get(identity, make, cost)
+
+    def extent(self, offset: int, length: int) -> Extent:
+        """A span of the pinned version. Raises ValueError outside the file."""
+        if not 0 <= offset <= offset + length <= self.size:
+            raise ValueError(f"{offset}+{length} is outside {self.path} of {self.size} bytes")
+        return Extent(self.object, offset, length)
+
+    def report(self, message: str) -> None:
+        """Tell the operator about this file."""
+        self.services.reports.report(self.path, message)

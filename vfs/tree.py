@@ -1,0 +1,361 @@
+"""Paths to nodes: stored objects merged with what the views derive. No inode, handle, errno or kernel here.
+
+Order of precedence for a name in a stored folder: the stored child, the companion directory `FILE@/`, the
+derived sibling `NAME@SEL.FMT`, then what the views of the folder answer. A real key always wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from vfs import names
+from vfs.cache.metadata import FolderMark
+from vfs.errors import IsADirectory, NameTooLong, NotADirectory, NotFound, ReelfsError, Stale
+from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
+from vfs.panel import Panel
+from vfs.places import Services, StoredPlace
+from vfs.spans import Layout, StoredObject
+from vfs.views import View
+
+log = logging.getLogger("vfs.tree")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path turned out to be.
+
+    path: below the root of the mount, "" is the root. version: with the path, the identity of an inode; ""
+    for directories. ttl: seconds the answer may be kept, 0 = ask again each time. sources: the stored
+    versions the node depends on. attributes: shown as `user.reelfs.NAME`.
+    """
+
+    path: str
+    node: Node
+    version: str = ""
+    mtime_ns: int = 0
+    ttl: float = 0.0
+    sources: tuple[StoredObject, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    place: StoredPlace | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Last component of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None while the size of a `Bytes` node is not settled; 0 for a directory."""
+        if isinstance(self.node, Spliced):
+            return self.node.layout.size
+        if isinstance(self.node, Bytes):
+            return self.node.size
+        return (
+            len(self.node.target.encode("utf-8", "surrogateescape")) if isinstance(self.node, Symlink) else 0
+        )
+
+
+class Tree:
+    """The mounted tree over one store.
+
+    views: asked in order. expand: patterns of stored files shown as directories. show_derived: list
+    `FILE@/` beside each file that something can be derived from.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        views: Sequence[View],
+        *,
+        expand: Iterable[str] = (),
+        show_derived: bool = False,
+    ) -> None:
+        self._services = services
+        self._metadata = services.metadata
+        self._reports = services.reports
+        self._panel = Panel(views, services.reports)
+        self._expand = tuple(pattern.lower() for pattern in expand)
+        self._show_derived = show_derived
+
+    # -- the interface of the adapters ------------------------------------------------------------------
+
+    async def root(self) -> Found:
+        """The root directory."""
+        return self._folder(StoredPlace.root(self._services))
+
+    async def resolve(self, path: str) -> Found:
+        """What a path below the root is. Raises NotFound, NotADirectory, NameTooLong, StoreError, ..."""
+        found = await self.root()
+        for name in filter(None, path.split("/")):
+            found = await self.lookup(found, name)
+        return found
+
+    async def lookup(self, parent: Found, name: str) -> Found:
+        """The child `name` of a directory. Raises NotFound."""
+        if not isinstance(parent.node, Directory):
+            raise NotADirectory(f"{parent.path} is a file")
+        if len(name.encode("utf-8", "surrogateescape")) > names.NAME_MAX:
+            raise NameTooLong(f"a name of more than {names.NAME_MAX} bytes in {parent.path or '/'}")
+        if not names.is_component(name):
+            raise NotFound(f"no such name: {name!r}")
+        place = parent.place
+        if place is not None and place.is_folder:
+            found = await self._in_folder(place, name)
+        else:
+            found = await self._in_directory(parent, parent.node, name)
+        if found is None:
+            raise NotFound(f"no such file: {_join(parent.path, name)}")
+        return found
+
+    async def entries(self, folder: Found) -> Mapping[str, Found]:
+        """The names a directory lists, whole or an error; nothing is produced for it."""
+        if not isinstance(folder.node, Directory):
+            raise NotADirectory(f"{folder.path} is a file")
+        place = folder.place
+        if place is not None and place.is_folder:
+            return await self._list_folder(place)
+        found = {}
+        for name, node in (await folder.node.entries()).items():
+            if node is None:
+                node = await self._unsettled(folder, name)
+            if names.is_component(name):
+                found[name] = self._derived(_join(folder.path, name), node, folder.sources, folder.ttl)
+        return found
+
+    async def settle(self, found: Found) -> bytes:
+        """The content of a `Bytes` node: made once per version, shared by all who ask."""
+        node = found.node
+        if not isinstance(node, Bytes):
+            raise IsADirectory(f"{found.path} is not made whole")
+        if node.version is None:
+            return await node.produce()
+        content = await self._services.derived.get(("bytes", node.version), node.produce, len)
+        if node.size is not None and len(content) != node.size:
+            raise ReelfsError(f"{found.path}: {len(content)} bytes were made where {node.size} were promised")
+        return content
+
+    async def refresh(self, found: Found) -> Found:
+        """At open: ask whether the versions are still the stored ones (at most once in `attr_ttl`).
+
+        Raises Stale when one was replaced or removed; a new lookup then sees what is there now.
+        """
+        for stored in found.sources:
+            try:
+                now = await self._metadata.current(stored)
+            except NotFound:
+                raise Stale(f"{stored.key} was removed") from None
+            if now.version != stored.version or now.size != stored.size:
+                raise Stale(f"{stored.key} was replaced")
+        return found
+
+    # -- stored folders ---------------------------------------------------------------------------------
+
+    async def _in_folder(self, place: StoredPlace, name: str) -> Found | None:
+        """One name in a stored folder; a version that is replaced meanwhile is asked for again, once."""
+        try:
+            return await self._in_folder_once(place, name)
+        except Stale as error:
+            log.info("%s: %s; looking again", _join(place.path, name), error)
+            for file in (await self._metadata.starting(place.prefix, _stem(name))).files.values():
+                self._metadata.forget(file.key)
+            return await self._in_folder_once(place, name)
+
+    async def _in_folder_once(self, place: StoredPlace, name: str) -> Found | None:
+        if (cut := names.split_derived(name)) is None:
+            stored = await self._metadata.find(place.prefix, name)
+            if stored is not None:
+                return self._stored(place, name, stored)
+        else:
+            # One LIST tells all: a real key of this very name, the source, and its sidecars.
+            nearby = await self._metadata.starting(place.prefix, cut[0])
+            if (stored := nearby.get(name)) is not None:
+                self._note_collision(place, name, nearby.files)
+                return self._stored(place, name, stored)
+            if (found := await self._sibling(place, name, nearby.files)) is not None:
+                return found
+        node = await self._panel.resolve(place, name)
+        return self._derived(_join(place.path, name), node, (), self._ttl(place)) if node else None
+
+    async def _sibling(
+        self, place: StoredPlace, name: str, files: Mapping[str, StoredObject]
+    ) -> Found | None:
+        """`FILE@/` or `NAME@REST`, of the first file that NAME may mean and a view answers for."""
+        stem, _, rest = name.rpartition("@")
+        for file in _candidates(files, stem, rest):
+            source = place.file(file)
+            if not rest and self._panel.of(source):
+                return self._directory_of(source, _join(place.path, name))
+            if rest and (node := await self._panel.resolve(source, rest)) is not None:
+                return self._derived(_join(place.path, name), node, (file,), self._ttl(place))
+        return None
+
+    async def _list_folder(self, place: StoredPlace) -> dict[str, Found]:
+        """Stored children, then what the views of the folder list; a failing view hides no stored file."""
+        listing = await self._metadata.folder(place.prefix)
+        found = {name: self._folder(place.folder(name)) for name in listing.folders}
+        for name, file in listing.files.items():
+            found[name] = self._stored(place, name, file)
+            if "@" in name:
+                self._note_collision(place, name, listing.files)
+        for name in listing.shadowed:
+            self._reports.collision(
+                _join(place.path, name), "a key that is file and folder: shown as the folder"
+            )
+        if self._show_derived:
+            for name, file in listing.files.items():
+                if name + "@" not in found and self._panel.of(place.file(file)):
+                    found[name + "@"] = self._directory_of(place.file(file), _join(place.path, name + "@"))
+        derived, _ = await self._panel.entries(place)
+        for name, node in derived.items():
+            if name in found:
+                self._reports.collision(_join(place.path, name), "a real key hides a derived name")
+            elif names.is_component(name):
+                made = node or await self._unsettled(self._folder(place), name)
+                found[name] = self._derived(_join(place.path, name), made, (), self._ttl(place))
+        return found
+
+    def _note_collision(self, place: StoredPlace, name: str, files: Mapping[str, StoredObject]) -> None:
+        """A real key that looks like a derived name of a file beside it."""
+        cut = names.split_derived(name)
+        if cut is None or names.parse_derived(cut[1]) is None:
+            return
+        for file in _candidates(files, *cut):
+            if file.key != place.prefix + name and self._panel.of(place.file(file)):
+                self._reports.collision(_join(place.path, name), f"hides what is derived from {file.key}")
+                return
+
+    # -- nodes to Found ---------------------------------------------------------------------------------
+
+    def _ttl(self, place: StoredPlace) -> float:
+        return self._metadata.remaining(place.prefix)
+
+    def _stored(self, place: StoredPlace, name: str, stored: StoredObject | FolderMark) -> Found:
+        if isinstance(stored, FolderMark):
+            return self._folder(place.folder(name))
+        file = place.file(stored)
+        if any(fnmatchcase(name.lower(), pattern.lower()) for pattern in self._expand) and self._panel.of(
+            file
+        ):
+            return replace(self._directory_of(file, name), path=_join(place.path, name))
+        node = Spliced(layout=Layout.whole(stored), mtime_ns=stored.mtime_ns)
+        return Found(
+            path=_join(place.path, name),
+            node=node,
+            version=node.version,
+            mtime_ns=stored.mtime_ns,
+            ttl=self._ttl(place),
+            sources=(stored,),
+            attributes={"key": stored.key, "etag": stored.version},
+            place=file,
+        )
+
+    def _folder(self, place: StoredPlace) -> Found:
+        async def entries() -> Mapping[str, Node | None]:
+            return {name: found.node for name, found in (await self._list_folder(place)).items()}
+
+        async def lookup(name: str) -> Node | None:
+            found = await self._in_folder(place, name)
+            return found.node if found else None
+
+        node = Directory(entries=entries, lookup=lookup)
+        return Found(
+            path=place.path,
+            node=node,
+            ttl=self._metadata.dir_ttl,
+            attributes={"key": place.prefix},
+            place=place,
+        )
+
+    def _directory_of(self, file: StoredPlace, path: str) -> Found:
+        """What is derived from a file, as the directory `FILE@/` (or the file itself, where expanded)."""
+
+        async def entries() -> Mapping[str, Node | None]:
+            listed, failure = await self._panel.entries(file)
+            if failure is not None and not listed:
+                raise failure
+            return listed
+
+        async def lookup(name: str) -> Node | None:
+            return await self._panel.resolve(file, name)
+
+        stored = file.object
+        return Found(
+            path=path,
+            node=Directory(entries=entries, lookup=lookup, mtime_ns=stored.mtime_ns),
+            mtime_ns=stored.mtime_ns,
+            ttl=self._metadata.attr_ttl,
+            sources=(stored,),
+            attributes={"source": stored.key, "etag": stored.version},
+        )
+
+    def _derived(self, path: str, node: Node, sources: tuple[StoredObject, ...], ttl: float) -> Found:
+        """A node of a view at a path; its sources are those of its layout and of whom it was asked for."""
+        attributes: dict[str, str] = {}
+        mtime_ns, version = node.mtime_ns, ""
+        if isinstance(node, Spliced):
+            sources = tuple(dict.fromkeys((*sources, *node.layout.objects)))
+            version = node.version
+        elif isinstance(node, Bytes):
+            sources = tuple(dict.fromkeys((*sources, *(node.reads.objects if node.reads else ()))))
+            version = node.version or ""
+            ttl = ttl if node.version is not None else 0.0
+        elif isinstance(node, Symlink):
+            version = hashlib.blake2b(
+                node.target.encode("utf-8", "surrogateescape"), digest_size=16
+            ).hexdigest()
+        if sources:
+            attributes |= {"source": sources[0].key, "etag": sources[0].version}
+            mtime_ns = mtime_ns or max(s.mtime_ns for s in sources)
+        if isinstance(node, Spliced | Bytes):
+            attributes |= node.attributes
+        return Found(path, node, version, mtime_ns, ttl, sources, attributes)
+
+    async def _in_directory(self, parent: Found, directory: Directory, name: str) -> Found | None:
+        """One name in a directory that a view made."""
+        node = await directory.lookup(name)
+        if node is None:
+            node = (await directory.entries()).get(name)
+        return self._derived(_join(parent.path, name), node, parent.sources, parent.ttl) if node else None
+
+    async def _unsettled(self, folder: Found, name: str) -> Node:
+        """The node of a name listed as "made on lookup"; one that fails is listed, and fails when read."""
+        assert isinstance(folder.node, Directory)
+        try:
+            node = await folder.node.lookup(name)
+            if node is not None:
+                return node
+            failure = ReelfsError(f"{_join(folder.path, name)} is listed but was not made")
+        except ReelfsError as error:
+            failure = error
+
+        async def fail() -> bytes:
+            raise failure
+
+        return Bytes(produce=fail, version=None)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+def _stem(name: str) -> str:
+    """The NAME of `NAME@REST`, or the whole name."""
+    cut = names.split_derived(name)
+    return cut[0] if cut else name
+
+
+def _candidates(files: Mapping[str, StoredObject], stem: str, rest: str) -> list[StoredObject]:
+    """The stored files that NAME may mean: itself; else those without extension equal to it.
+
+    Of several, the one whose extension is the wanted format comes first, then by name.
+    """
+    if stem in files or not rest:
+        return [files[stem]] if stem in files else []
+    wanted = rest.rpartition(".")[2]
+    fitting = [name for name in files if name.rpartition(".")[0] == stem]
+    fitting.sort(key=lambda name: (name.rpartition(".")[2].lower() != wanted, name))
+    return [files[name] for name in fitting]
