@@ -59,7 +59,7 @@ class Panel:
         return None
 
     async def entries(self, place: Place) -> tuple[dict[str, Node | None], ReelfsError | None]:
-        """All names the views list for a place (the first view to name one wins), and the first failure met."""
+        """All names the views list for a place (the first to name one wins), and the first failure met."""
         merged: dict[str, Node | None] = {}
         failure: ReelfsError | None = None
         for view in self.of(place):

@@ -237,10 +237,8 @@ class Tree:
         if isinstance(stored, FolderMark):
             return self._folder(place.folder(name))
         file = place.file(stored)
-        if any(fnmatchcase(name.lower(), pattern.lower()) for pattern in self._expand) and self._panel.of(
-            file
-        ):
-            return replace(self._directory_of(file, name), path=_join(place.path, name))
+        if any(fnmatchcase(name.lower(), pattern) for pattern in self._expand) and self._panel.of(file):
+            return self._directory_of(file, _join(place.path, name))
         node = Spliced(layout=Layout.whole(stored), mtime_ns=stored.mtime_ns)
         return Found(
             path=_join(place.path, name),
