@@ -75,11 +75,13 @@ def config_file(named: str | Path | None, environ: Mapping[str, str]) -> Path | 
         if not path.is_file():
             raise ConfigError(f"{path}: no such configuration file")
         return path
-    base = (
-        environ.get("XDG_CONFIG_HOME") or environ.get("HOME", "") and os.path.join(environ["HOME"], ".config")
-    )
+    base = environ.get("XDG_CONFIG_HOME")
+    if not base and environ.get("HOME"):
+        base = os.path.join(environ["HOME"], ".config")
+    if not base:
+        return None
     path = Path(base) / "reelfs" / "config.toml"
-    return path if base and path.is_file() else None
+    return path if path.is_file() else None
 
 
 def from_toml(path: Path, known: Known) -> dict[str, Given]:
