@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -63,7 +63,8 @@ class Tree:
     """The mounted tree over one store.
 
     views: asked in order. expand: patterns of stored files shown as directories. show_derived: list
-    `FILE@/` beside each file that something can be derived from.
+    `FILE@/` beside each file that something can be derived from. exposed: further attributes, worked out
+    when asked for (`explain`, `presigned_url`); None = this path has none.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Tree:
         *,
         expand: Iterable[str] = (),
         show_derived: bool = False,
+        exposed: Mapping[str, Callable[[Found], Awaitable[str | None]]] | None = None,
     ) -> None:
         self._services = services
         self._metadata = services.metadata
@@ -80,6 +82,7 @@ class Tree:
         self._panel = Panel(views, services.reports)
         self._expand = tuple(pattern.lower() for pattern in expand)
         self._show_derived = show_derived
+        self._exposed = exposed or {}
 
     # -- the interface of the adapters ------------------------------------------------------------------
 
@@ -151,6 +154,19 @@ class Tree:
             if now.version != stored.version or now.size != stored.size:
                 raise Stale(f"{stored.key} was replaced")
         return found
+
+    async def xattr_names(self, found: Found) -> list[str]:
+        """Names of what `xattr` answers for a path, without the prefix `user.reelfs.`."""
+        return [*found.attributes, *self._exposed]
+
+    async def xattr(self, found: Found, name: str) -> str:
+        """The value of one attribute. Raises KeyError when there is none."""
+        if name in found.attributes:
+            return found.attributes[name]
+        value = await self._exposed[name](found)
+        if value is None:
+            raise KeyError(name)
+        return value
 
     # -- stored folders ---------------------------------------------------------------------------------
 
