@@ -7,6 +7,7 @@ stay exact (`Fraction` seconds): `0.1s` is one tenth, never a float. Anything th
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -164,6 +165,16 @@ def escape(text: str) -> str:
     """Percent-encode a path or key into one component (`games%2Fx.mp4`); spaces and Unicode stay readable."""
     kept = quote(text, safe=" !#$&'()*+,:;=?@[]", encoding="utf-8", errors="surrogateescape")
     return "%2E" + kept[1:] if kept.startswith(".") else kept
+
+
+def key_name(key: str) -> str:
+    """One listed name for any key: escaped; a name too long keeps its beginning and ends in a hash of the key."""
+    name = escape(key)
+    if len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
+        return name
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    kept = name.encode("utf-8", "surrogateescape")[: NAME_MAX - len(digest) - 1]
+    return f"{kept.decode('utf-8', 'ignore')}~{digest}"
 
 
 def unescape(name: str) -> str:

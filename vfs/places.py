@@ -123,21 +123,21 @@ class StoredPlace:
         """
         store, found = self.services.metadata.store, {}
         for listing in self.services.metadata.listings().values():
-            found.update({names.escape(stored.key): stored for stored in listing.shadowed.values()})
+            found.update({names.key_name(stored.key): stored for stored in listing.shadowed.values()})
         token = None
         while True:
             page = await store.list(self.prefix, delimiter="", token=token)
-            found.update({names.escape(o.key): o for o in page.objects if not names.is_path(o.key)})
+            found.update({names.key_name(o.key): o for o in page.objects if not names.is_path(o.key)})
             if (token := page.token) is None:
                 break
-        return {name[: names.NAME_MAX]: StoredPlace(self.services, o.key, "", o) for name, o in found.items()}
+        return {name: StoredPlace(self.services, o.key, "", o) for name, o in found.items()}
 
     async def derive(
         self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
     ) -> T:
         """`await make()`, remembered for this version of the file and `key`."""
         identity: tuple[Any, ...] = (key, self.path, self.version, self.size)
-        return await self.services.derived.get(identity, make, cost)
+        return await self.services.derived.get(identity, make, cost=cost)
 
     def extent(self, offset: int, length: int) -> Extent:
         """A span of the pinned version. Raises ValueError outside the file."""

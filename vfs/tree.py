@@ -136,7 +136,7 @@ class Tree:
             raise IsADirectory(f"{found.path} is not made whole")
         if node.version is None:
             return await node.produce()
-        content = await self._services.derived.get(("bytes", node.version), node.produce, len)
+        content = await self._services.derived.get(("bytes", node.version), node.produce, cost=len)
         if node.size is not None and len(content) != node.size:
             raise ReelfsError(f"{found.path}: {len(content)} bytes were made where {node.size} were promised")
         return content

@@ -1,0 +1,95 @@
+"""One mounted source, put together: store, guard, caches, reader, views, tree. With or without a kernel.
+
+FUSE, the command line without a mount and the tests all enter here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from vfs.cache.blocks import BlockCache
+from vfs.cache.budget import Budget
+from vfs.cache.derived import Derived
+from vfs.cache.disk import DiskCache
+from vfs.cache.metadata import Metadata
+from vfs.config import Settings
+from vfs.explain import explain
+from vfs.places import Services
+from vfs.plugins import Plugins, load_plugins
+from vfs.reader import Reader, open_reader
+from vfs.storage.base import Store
+from vfs.storage.guard import GuardedStore
+from vfs.telemetry import Status
+from vfs.tree import Found, Tree
+from vfs.workers import open_workers
+
+log = logging.getLogger("vfs.runtime")
+
+#: A presigned URL lives this long (seconds): enough to hand it to a player, too short to leave lying about.
+PRESIGNED_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A source that can be read: what every adapter needs."""
+
+    settings: Settings
+    store: GuardedStore
+    budget: Budget
+    reader: Reader
+    tree: Tree
+    status: Status
+    plugins: Plugins
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    extra_plugins: Iterable[tuple[str, object]] = (),
+) -> AsyncIterator[Runtime]:
+    """Open the source of `settings`; everything it started has ended when the block is left.
+
+    store: used instead of the one the URL names (tests, embedding). Raises ConfigError, Denied, NotFound.
+    """
+    plugins = load_plugins(settings.plugins.block, extra_plugins)
+    async with AsyncExitStack() as stack:
+        guarded = GuardedStore(store or plugins.store(settings.source, settings), deadline=settings.deadline)
+        stack.push_async_callback(guarded.aclose)
+        budget = Budget(settings.memory)
+        disk = None
+        if guarded.remote and settings.cache_dir is not None and settings.cache_size:
+            disk = await stack.enter_async_context(DiskCache.open(settings.cache_dir, settings.cache_size))
+        blocks = BlockCache(guarded, budget, disk)
+        reader = await stack.enter_async_context(
+            open_reader(blocks, gap=settings.coalesce_gap, read_ahead_max=settings.read_ahead)
+        )
+        status = Status(settings, plugins=plugins, store=guarded, blocks=blocks, budget=budget)
+        metadata = Metadata(
+            guarded,
+            dir_ttl=settings.dir_ttl,
+            attr_ttl=settings.attr_ttl,
+            negative_ttl=settings.negative_ttl,
+            immutable=settings.immutable,
+        )
+        await stack.enter_async_context(open_workers(settings.workers.processes))
+
+        async def explained(found: Found) -> str | None:
+            return explain(found, reader, status)
+
+        async def presigned(found: Found) -> str | None:
+            key = found.attributes.get("key")
+            return guarded.presign(key, expires=PRESIGNED_SECONDS) if key and found.place else None
+
+        tree = Tree(
+            Services(metadata, reader, Derived(budget), status),
+            plugins.views(settings, status),
+            expand=settings.expand,
+            show_derived=settings.show_derived,
+            exposed={"explain": explained, "presigned_url": presigned},
+        )
+        yield Runtime(settings, guarded, budget, reader, tree, status, plugins)
