@@ -168,7 +168,7 @@ def escape(text: str) -> str:
 
 
 def key_name(key: str) -> str:
-    """One listed name for any key: escaped; a name too long keeps its beginning and ends in a hash of the key."""
+    """One listed name for any key: escaped; one too long keeps its beginning and ends in a hash."""
     name = escape(key)
     if len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX:
         return name
