@@ -57,10 +57,16 @@ METRICS: tuple[Metric, ...] = (
     Metric("store_errors", "counter", "Requests that failed, by cause", ("cause",)),
     Metric("store_bytes_read", "counter", "Bytes of bodies read from the store"),
     Metric("store_cost_usd", "counter", "Estimated price of the requests at R2's list prices, in USD"),
-    Metric("cache_hits", "counter", "Blocks answered by a cache", ("tier",)),
-    Metric("cache_misses", "counter", "Blocks a cache did not have", ("tier",)),
+    Metric("cache_hits", "counter", "Reads answered by a cache, or by another's request", ("tier",)),
+    Metric("cache_misses", "counter", "Reads that had to ask the store", ("tier",)),
+    Metric("cache_evictions", "counter", "Entries thrown out for lack of room", ("tier",)),
     Metric("cache_bytes", "gauge", "Bytes held by a cache", ("tier",)),
-    Metric("cache_faults", "counter", "Blocks a disk cache refused: damaged, or no space", ("cause",)),
+    Metric(
+        "cache_faults",
+        "counter",
+        "Disk cache: bad (damaged, not served), dropped (not kept), errors",
+        ("cause",),
+    ),
     Metric("errors", "counter", "Operations answered with an error, by errno name", ("errno",)),
     Metric("view_failures", "counter", "Views that raised what is not an answer", ("view",)),
     Metric("reports", "counter", "Reports about single paths (ignored sidecars, damaged files)"),
@@ -126,6 +132,14 @@ class StoreCounters(Protocol):
         """Failures by cause."""
 
 
+class Plugins(Protocol):
+    """Who knows the plugins."""
+
+    @property
+    def infos(self) -> Sequence[Any]:
+        """What is known of each."""
+
+
 class Status:
     """The state of one mount, for `.reelfs/`, `reelfs explain` and Prometheus."""
 
@@ -133,6 +147,10 @@ class Status:
         self,
         settings: Settings | None = None,
         *,
+        plugins: Plugins | None = None,
+        store: Any = None,
+        blocks: Any = None,
+        budget: Any = None,
         source: str | None = None,
         version: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -141,7 +159,7 @@ class Status:
         self.source = source if source is not None else (settings.source if settings else "")
         self.version = version
         self.offline = False
-        self.plugins: Sequence[Any] = ()
+        self._plugins = plugins
         self._clock = clock
         self._started = clock()
         self._started_at = time.time()
@@ -157,6 +175,12 @@ class Status:
         }
         self._notes: OrderedDict[str, deque[str]] = OrderedDict()
         self._collisions: OrderedDict[str, str] = OrderedDict()
+        if store is not None:
+            self.watch_store(store.counters)
+        if blocks is not None:
+            self._watch_blocks(blocks)
+        if budget is not None:
+            self.watch("cache_evictions", lambda: {"memory": budget.evictions})
 
     # -- counting ---------------------------------------------------------------------------------------
 
@@ -190,6 +214,20 @@ class Status:
         self.watch("store_bytes_read", lambda: counters.bytes_read)
         self.watch("store_retries", lambda: counters.retries)
 
+    def _watch_blocks(self, blocks: Any) -> None:
+        """Take the figures of the block cache: memory first, then disk, then the store."""
+        here, disk = blocks.counters, blocks.disk
+        self.watch("cache_hits", lambda: {"memory": here.hits, "disk": here.disk_reads, "shared": here.joins})
+        self.watch("cache_misses", lambda: {"disk" if disk else "memory": here.requests})
+        self.watch(
+            "cache_bytes", lambda: {"memory": blocks.budget.used} | ({"disk": disk.used} if disk else {})
+        )
+        if disk is not None:
+            self.watch(
+                "cache_faults",
+                lambda: {name: getattr(disk.counters, name) for name in ("bad", "dropped", "errors")},
+            )
+
     def view_failed(self, view: str) -> None:
         """A view raised something that is not an answer."""
         self.count("view_failures", view)
@@ -221,6 +259,16 @@ class Status:
         self._notes[path] = notes
         while len(self._notes) > MAX_REPORTED_PATHS:
             self._notes.popitem(last=False)
+
+    @property
+    def plugins(self) -> Sequence[Any]:
+        """What is known of each plugin (`plugins.PluginInfo`)."""
+        return self._plugins.infos if self._plugins is not None else ()
+
+    @property
+    def reported(self) -> Mapping[str, Sequence[str]]:
+        """All paths with reports, and these."""
+        return {path: tuple(notes) for path, notes in self._notes.items()}
 
     def notes(self, path: str) -> tuple[str, ...]:
         """What was reported about a path, oldest first."""

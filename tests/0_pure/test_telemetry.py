@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,26 @@ def test_labels_may_be_one_name_or_several() -> None:
     assert status.value("cache_hits", "none") == 0
 
 
+def test_what_a_runtime_is_made_of_is_watched() -> None:
+    counters = Counters(requests={"get": 2})
+    here = SimpleNamespace(hits=5, disk_reads=3, joins=1, requests=2)
+    faults = SimpleNamespace(bad=1, dropped=0, errors=0)
+    budget = SimpleNamespace(used=10, evictions=4)
+    blocks = SimpleNamespace(counters=here, disk=SimpleNamespace(used=20, counters=faults), budget=budget)
+    status = Status(source="s3://b", store=SimpleNamespace(counters=counters), blocks=blocks, budget=budget)
+    here.hits = 6
+    found = status.snapshot()
+    assert found["counters"]["store_requests"] == {"get/B": 2}
+    assert found["counters"]["cache_hits"] == {"disk": 3, "memory": 6, "shared": 1}
+    assert found["counters"]["cache_misses"] == {"disk": 2}
+    assert found["counters"]["cache_faults"]["bad"] == 1
+    assert found["gauges"]["cache_bytes"] == {"disk": 20, "memory": 10}
+    blocks.disk = None
+    without = Status(source="/v", blocks=blocks).snapshot()
+    assert without["gauges"]["cache_bytes"] == {"memory": 10}
+    assert without["counters"]["cache_misses"] == {"memory": 2}
+
+
 def test_reports_are_bounded_and_the_same_one_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "MAX_REPORTED_PATHS", 3)
     status = Status()
@@ -107,11 +128,11 @@ def test_collisions_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_snapshot_is_json_whatever_the_paths_are() -> None:
     ticks = iter([10.0, 12.5, 13.0, 13.0, 13.0])
-    status = Status(source="/v", version="1.2", clock=lambda: next(ticks))
+    plugins = SimpleNamespace(infos=(telemetry.Metric("a", "gauge", "h"), {"name": "p"}))
+    status = Status(plugins=plugins, source="/v", version="1.2", clock=lambda: next(ticks))
     status.report("bad\udcff/\x00name", "x")
     status.view_failed("clips")
     status.offline = True
-    status.plugins = (telemetry.Metric("a", "gauge", "h"), {"name": "p"})
     found = json.loads(status.snapshot_json())
     assert (found["version"], found["source"], found["offline"]) == ("1.2", "/v", True)
     assert found["uptime_seconds"] == 2.5

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -187,8 +188,8 @@ def test_metrics_and_configuration(root: FakePlace) -> None:
 
 
 def test_plugins_and_collisions_are_a_line_each(root: FakePlace) -> None:
-    status = Status(source="s3://b")
-    status.plugins = (PluginInfo("mp4", "reelfs", "1.0", "vfs_mp4.plugin", "could not\nbe loaded"),)
+    info = PluginInfo("mp4", "reelfs", "1.0", "vfs_mp4.plugin", "could not\nbe loaded")
+    status = Status(source="s3://b", plugins=SimpleNamespace(infos=(info,)))
     status.collision("a\nb@5s.jpg", "hides")
     status.collision("\udcff@1.jpg", "hides")
     view = make_view(status=status)

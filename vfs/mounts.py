@@ -1,0 +1,94 @@
+"""What the kernel says about mounts: which are ours, which are dead, and whether a folder can take one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The type of our mounts in /proc/self/mountinfo and for `mount -t`.
+FSTYPE = "fuse.reelfs"
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of mountinfo."""
+
+    path: str
+    fstype: str
+    source: str
+
+    @property
+    def ours(self) -> bool:
+        """True for a mount of reelfs, alive or dead."""
+        return self.fstype == FSTYPE
+
+
+def mounts(mountinfo: Path = _MOUNTINFO) -> list[Mounted]:
+    """All mounts this process sees, the newest last. Never touches the mounts themselves."""
+    found = []
+    for line in mountinfo.read_bytes().decode("utf-8", "surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(" "), right.split(" ")
+        if len(fields) >= 5 and len(tail) >= 2:
+            found.append(Mounted(_unescaped(fields[4]), tail[0], _unescaped(tail[1])))
+    return found
+
+
+def _unescaped(text: str) -> str:
+    r"""mountinfo writes space, tab, newline and backslash as `\040` and so on."""
+    first, *rest = text.split("\\")
+    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
+
+
+def mount_at(path: str | os.PathLike[str]) -> Mounted | None:
+    """The topmost mount exactly at a path, or None. Works on a dead one."""
+    wanted = absolute(path)
+    return next((m for m in reversed(mounts()) if m.path == wanted), None)
+
+
+def mount_of(path: str | os.PathLike[str]) -> Mounted | None:
+    """Our mount that a path lies on, or None."""
+    wanted = absolute(path)
+    around = [m for m in mounts() if f"{wanted}/".startswith(m.path.rstrip("/") + "/")]
+    innermost = max(reversed(around), key=lambda m: len(m.path), default=None)
+    return innermost if innermost is not None and innermost.ours else None
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path as mountinfo writes it: links of the parents are followed, the last component is not asked
+    about (a dead or hanging mount must not be touched)."""
+    head, tail = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(head), tail) if tail else head
+
+
+def is_dead(path: str | os.PathLike[str]) -> bool:
+    """True when the daemon of a mount is gone: "Transport endpoint is not connected"."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def mountpoint_problem(path: Path, *, nonempty: bool = False) -> str | None:
+    """Why a folder cannot be mounted on, with the mend; None when it can."""
+    if (mounted := mount_at(path)) is not None and mounted.ours:
+        if is_dead(path):
+            return f"{path} is a dead mount: run `reelfs umount {path}` first"
+        return f"{path} is busy: {mounted.source} is mounted there already (`reelfs umount {path}`)"
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return f"{path} does not exist: run `mkdir -p {path}` first"
+    except NotADirectoryError:
+        return f"{path} is not a folder"
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            return f"{path} is a dead mount of another file system: run `fusermount3 -u {path}` first"
+        return f"{path} cannot be read: {error.strerror}"
+    if names and not nonempty:
+        return f"{path} is not empty, and what is in it would be hidden: choose another, or add `-o nonempty`"
+    return None
