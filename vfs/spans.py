@@ -124,6 +124,12 @@ class Layout:
         """The stored versions this is made from, each once, in order of first use."""
         return tuple(dict.fromkeys(e.object for e in self.extents))
 
+    def locate(self, offset: int) -> tuple[Span, int]:
+        """The span that holds the byte `offset` (which must be inside), and where that span begins."""
+        index = bisect_right(self._ends, offset)
+        span = self.spans[index]
+        return span, self._ends[index] - span.length
+
     def window(self, offset: int, length: int) -> Layout:
         """The bytes [offset, offset + length), cut at the end of the file as a read is."""
         if offset < 0 or length < 0:

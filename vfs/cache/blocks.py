@@ -1,0 +1,377 @@
+"""Bytes of object versions in memory: exact segments, each byte fetched once while it is kept.
+
+Segments are not blocks of a fixed alignment: a small read fetches what it asks for and no more, a
+sequential one fetches megabytes. Per version of an object there is a sorted list of *segments* (bytes
+that are here) and one of *flights* (bytes on their way). A read takes a `Hold`: in one step, without
+waiting, it collects the segments and flights that cover it and starts flights for the rest. From then on
+it owns references to all its bytes, so neither eviction nor another reader's failure can take them away.
+
+Two invariants make the bookkeeping simple. Flights are disjoint. A flight covers, beside missing bytes,
+only whole segments (those in a hole that was not worth a second request), which its body replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from vfs.cache.budget import Budget
+from vfs.cache.disk import DiskCache
+from vfs.cache.intervals import Intervals, Range, coalesce, merged, subtract
+from vfs.cache.shared import Shared
+from vfs.errors import BadBody
+from vfs.spans import StoredObject
+from vfs.storage.base import Store
+
+KIB, MIB = 1024, 1024 * 1024
+GAP = 64 * KIB  # a second request costs more than this many bytes (40 ms at 12 Mbit/s)
+MAX_REQUEST = 8 * MIB  # above it a request gains nothing; see docs/architecture.md
+# Neighbouring small segments are copied together, so that a file read in 4 KiB steps does not become a
+# list of thousands. Copies of up to this size take some 20 us: no need for a thread.
+_COMPACT = 256 * KIB
+_OVERHEAD = 512  # bytes of bookkeeping per segment, measured with tracemalloc
+
+
+class Segment:
+    """Bytes [start, end) that are here. `data` is read-only and never changes. file: None = not kept."""
+
+    __slots__ = ("data", "end", "file", "start")
+
+    def __init__(self, file: _File | None, start: int, data: memoryview) -> None:
+        self.file = file
+        self.start = start
+        self.end = start + len(data)
+        self.data = data
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory."""
+        return len(self.data) + _OVERHEAD
+
+
+class Flight(Shared[memoryview]):
+    """Bytes [start, end) that are on their way, from the disk cache or the store."""
+
+    __slots__ = ("end", "start")
+
+    def __init__(self, cache: BlockCache, file: _File, span: Range, *, from_disk: bool) -> None:
+        self.start, self.end = span
+        super().__init__(
+            lambda: cache._fetch(file, *span, from_disk=from_disk), lambda: cache._ended(file, self)
+        )
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes, once they are here."""
+        return self.value
+
+
+class _File:
+    """What is here and on its way of one version of one object. identity: its name on disk."""
+
+    __slots__ = ("flights", "identity", "key", "ready", "stored")
+
+    def __init__(self, key: tuple[str, str, int], stored: StoredObject, identity: str) -> None:
+        self.key = key
+        self.stored = stored
+        self.identity = identity
+        self.ready: Intervals[Segment] = Intervals()
+        self.flights: Intervals[Flight] = Intervals()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetches:
+    """What a read has to fetch: requests to the store and reads from the disk cache.
+
+    missing: bytes that were asked for and only the store has (`requests` cover gaps beside them).
+    """
+
+    requests: tuple[Range, ...] = ()
+    disk: tuple[Range, ...] = ()
+    missing: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """Events since the start. requests, fetched: to the store, and their bytes; disk: likewise from disk.
+
+    hits: reads served by one segment without waiting; joins: flights shared with another reader.
+    """
+
+    requests: int = 0
+    fetched: int = 0
+    disk_reads: int = 0
+    disk_bytes: int = 0
+    hits: int = 0
+    joins: int = 0
+
+
+class BlockCache:
+    """Reads of stored objects through memory, then disk, then the store. A local store is read straight,
+    one call after the other, and nothing of it is kept: the kernel does that.
+
+    Every fetch names its version; what fails is not kept; a body of another length is BadBody. A body
+    is kept as it came, so no segment is larger than one request.
+    """
+
+    def __init__(self, store: Store, budget: Budget, disk: DiskCache | None = None) -> None:
+        self.store = store
+        self.budget = budget
+        self.disk = disk if store.remote else None
+        if self.disk is not None and self.disk.budget is None:
+            self.disk.budget = budget
+        self.counters = Counters()
+        self._files: dict[tuple[str, str, int], _File] = {}
+
+    def peek(self, stored: StoredObject, offset: int, length: int) -> memoryview | None:
+        """The bytes, if one segment has them all: no waiting, no copy, no checkpoint."""
+        file = self._files.get((stored.key, stored.version, stored.size))
+        if file is None:
+            return None
+        segment = file.ready.at(offset)
+        if segment is None or offset + length > segment.end:
+            return None
+        self.counters.hits += 1
+        self.budget.touch(segment)
+        offset -= segment.start
+        return segment.data[offset : offset + length]
+
+    async def read(
+        self,
+        stored: StoredObject,
+        offset: int,
+        length: int,
+        *,
+        gap: int = GAP,
+        max_request: int = MAX_REQUEST,
+    ) -> list[memoryview]:
+        """The bytes [offset, offset + length) in one or more pieces. Raises Stale, StoreError."""
+        view = self.peek(stored, offset, length)
+        if view is not None:
+            return [view]
+        with self.hold() as hold:
+            await self.settle((stored,))
+            hold.add(stored, [(offset, offset + length)], gap=gap, max_request=max_request)
+            await hold.wait()
+            return hold.views(stored, offset, length)
+
+    def hold(self) -> Hold:
+        """A context in which sets of ranges are fetched together."""
+        return Hold(self)
+
+    async def settle(self, objects: Iterable[StoredObject]) -> None:
+        """Learn what the disk has of these versions; after it `plan` and `Hold.add` know."""
+        if self.disk is not None:
+            for stored in objects:
+                await self.disk.settle(self.disk.identity(self.store.url, stored))
+
+    def plan(
+        self,
+        stored: StoredObject,
+        ranges: Iterable[Range],
+        *,
+        gap: int = GAP,
+        max_request: int = MAX_REQUEST,
+    ) -> Fetches:
+        """What a read of these ranges would fetch now."""
+        file = self._files.get(_key(stored)) or self._new(stored)
+        if self.disk is not None:
+            self.disk.settle_now(file.identity)
+        return self._plan(file, ranges, gap, max_request)
+
+    def _new(self, stored: StoredObject) -> _File:
+        identity = self.disk.identity(self.store.url, stored) if self.disk is not None else ""
+        return _File(_key(stored), stored, identity)
+
+    def _file(self, stored: StoredObject) -> _File:
+        file = self._files.get(_key(stored))
+        if file is None:
+            file = self._files[_key(stored)] = self._new(stored)
+        return file
+
+    def _plan(self, file: _File, ranges: Iterable[Range], gap: int, max_request: int) -> Fetches:
+        missing = [
+            hole
+            for start, end in merged(ranges)
+            for gone in file.ready.gaps(start, end)
+            for hole in file.flights.gaps(*gone)
+        ]
+        disk: list[Range] = []
+        if self.disk is not None and missing:
+            found = [(hole, self.disk.cover(file.identity, *hole)) for hole in missing]
+            disk = [piece for _, pieces in found for piece in pieces]
+            missing = [rest for hole, pieces in found for rest in subtract(hole, pieces)]
+        busy = merged([*disk, *((f.start, f.end) for f in file.flights)]) if missing else []
+        requests = coalesce(missing, busy, gap, max_request)
+        return Fetches(tuple(requests), tuple(disk), sum(end - start for start, end in missing))
+
+    def _start(self, file: _File, span: Range, *, from_disk: bool) -> None:
+        flight = Flight(self, file, span, from_disk=from_disk)
+        file.flights.add(flight)
+        self.budget.pin(flight.end - flight.start)
+        flight.begin()
+
+    async def _fetch(self, file: _File, start: int, end: int, *, from_disk: bool) -> memoryview:
+        if self.disk is None:
+            return await self._request(file.stored, start, end)
+        if from_disk and (found := await self.disk.read(file.identity, start, end)) is not None:
+            self.counters.disk_reads += 1
+            self.counters.disk_bytes += end - start
+            return found
+        body = await self._request(file.stored, start, end)
+        self.disk.offer(file.identity, start, body)
+        return body
+
+    async def _request(self, stored: StoredObject, start: int, end: int) -> memoryview:
+        self.counters.requests += 1
+        body = memoryview(await self.store.read(stored, start, end - start)).toreadonly()
+        if len(body) != end - start:
+            raise BadBody(f"{stored.key}: asked for {end - start} bytes at {start}, got {len(body)}")
+        self.counters.fetched += end - start
+        return body
+
+    def _ended(self, file: _File, flight: Flight) -> None:
+        file.flights.discard(flight)
+        self.budget.unpin(flight.end - flight.start)
+        if flight.succeeded:
+            self._keep(file, Segment(file, flight.start, flight.data))
+        self._tidy(file)
+
+    def _keep(self, file: _File, segment: Segment) -> None:
+        for old in file.ready.overlapping(segment.start, segment.end):
+            self._remove(old)
+        segment = self._compacted(file, segment)
+        file.ready.add(segment)
+        if not self.budget.put(segment, segment, segment.cost, evicted=self._evicted):
+            file.ready.discard(segment)
+
+    def _compacted(self, file: _File, segment: Segment) -> Segment:
+        """The segment joined with small neighbours. A neighbour at most twice as large: each byte is
+        copied a logarithmic number of times, however small the steps of a sequential reader are."""
+        while True:
+            size = len(segment.data)
+            room = min(2 * size, _COMPACT - size)
+            pair = (file.ready.before(segment), file.ready.at(segment.end))
+            near = next((s for s in pair if s is not None and len(s.data) <= room), None)
+            if near is None:
+                return segment
+            self._remove(near)
+            first, second = sorted((near, segment), key=lambda s: s.start)
+            segment = Segment(file, first.start, memoryview(b"".join((first.data, second.data))))
+
+    def _remove(self, segment: Segment) -> None:
+        if segment.file is not None:
+            segment.file.ready.discard(segment)
+        self.budget.drop(segment)
+
+    def _evicted(self, segment: Segment) -> None:
+        if segment.file is not None:
+            segment.file.ready.discard(segment)
+            self._tidy(segment.file)
+
+    def _tidy(self, file: _File) -> None:
+        if not file.ready and not file.flights and self._files.get(file.key) is file:
+            del self._files[file.key]
+
+
+class _Part:
+    """The segments and flights of one file that a hold owns."""
+
+    __slots__ = ("flights", "ready")
+
+    def __init__(self) -> None:
+        self.ready: Intervals[Segment] = Intervals()
+        self.flights: Intervals[Flight] = Intervals()
+
+    def views(self, start: int, end: int) -> Iterator[memoryview]:
+        while start < end:
+            piece = self.ready.at(start) or self.flights.at(start)
+            if piece is None:
+                raise ValueError(f"byte {start} was not asked for")
+            stop = min(end, piece.end)
+            yield piece.data[start - piece.start : stop - piece.start]
+            start = stop
+
+
+class Hold:
+    """All that one read needs, owned until the context ends: `add` ranges, `wait`, take `views`."""
+
+    def __init__(self, cache: BlockCache) -> None:
+        self._cache = cache
+        self._parts: dict[tuple[str, str, int], _Part] = {}
+        self._local: list[tuple[StoredObject, _Part, Range]] = []
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for part in self._parts.values():
+            for flight in part.flights:
+                flight.leave()
+
+    def add(
+        self,
+        stored: StoredObject,
+        ranges: Sequence[Range],
+        *,
+        gap: int = GAP,
+        max_request: int = MAX_REQUEST,
+    ) -> None:
+        """Collect what is here, join what is on its way and start fetching the rest; does not wait."""
+        if _key(stored) in self._parts:
+            raise ValueError(f"{stored.key} was added before")
+        ranges = merged(ranges)
+        if not ranges:
+            return
+        cache = self._cache
+        if not cache.store.remote:
+            self._add_local(stored, ranges, gap, max_request)
+            return
+        file = cache._file(stored)
+        part = self._parts[file.key] = _Part()
+        for span in ranges:
+            self._collect(file, part, span)
+        fetches = cache._plan(file, ranges, gap, max_request)
+        for span in fetches.disk:
+            cache._start(file, span, from_disk=True)
+        for span in fetches.requests:
+            cache._start(file, span, from_disk=False)
+        fresh = len(fetches.disk) + len(fetches.requests)
+        for span in ranges:
+            for flight in file.flights.overlapping(*span):
+                if part.flights.at(flight.start) is not flight:
+                    part.flights.add(flight)
+                    flight.hold()
+        cache.counters.joins += len(part.flights) - fresh
+
+    def _collect(self, file: _File, part: _Part, span: Range) -> None:
+        for segment in file.ready.overlapping(*span):
+            if part.ready.at(segment.start) is not segment:
+                part.ready.add(segment)
+                self._cache.budget.touch(segment)
+
+    def _add_local(self, stored: StoredObject, ranges: list[Range], gap: int, max_request: int) -> None:
+        part = self._parts[_key(stored)] = _Part()
+        self._local += [(stored, part, span) for span in coalesce(ranges, (), gap, max_request)]
+
+    async def wait(self) -> None:
+        """Until all is here. Raises what the store raised; the rest of the fetching then ends with the
+        context. No checkpoint when nothing is on its way."""
+        while self._local:
+            stored, part, (start, end) = self._local.pop()
+            body = await self._cache._request(stored, start, end)
+            part.ready.add(Segment(None, start, body))
+        for part in self._parts.values():
+            for flight in part.flights:
+                await flight.wait()
+
+    def views(self, stored: StoredObject, offset: int, length: int) -> list[memoryview]:
+        """The bytes of a range that was added, after `wait`."""
+        return list(self._parts[_key(stored)].views(offset, offset + length)) if length else []
+
+
+def _key(stored: StoredObject) -> tuple[str, str, int]:
+    return stored.key, stored.version, stored.size

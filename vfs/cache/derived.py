@@ -1,0 +1,97 @@
+"""Values made from stored bytes, remembered under a key that names all they are a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from vfs.cache.budget import Budget
+from vfs.cache.shared import Shared
+
+T = TypeVar("T")
+
+_NONE = object()
+_OVERHEAD = 256  # bytes a dictionary entry and its bookkeeping take, roughly
+_making: ContextVar[frozenset[Hashable]] = ContextVar("vfs_derived_making", default=frozenset())
+
+
+def default_cost(value: object) -> int:
+    """Bytes a value holds: its `nbytes`, else its `len`, else a small constant."""
+    nbytes = getattr(value, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    try:
+        return len(value)  # type: ignore[arg-type]
+    except TypeError:
+        return _OVERHEAD
+
+
+class Derived:
+    """A memo with single flight, within the shared memory budget.
+
+    The key must name the versions of all sources and of the code. Failures are not remembered.
+    made: how often something was really made; joined: how often a caller shared another's making.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._flights: dict[Hashable, Shared[Any]] = {}
+        self.made = 0
+        self.joined = 0
+
+    async def get(
+        self,
+        key: Hashable,
+        make: Callable[[], Awaitable[T]],
+        cost: Callable[[T], int] | None = None,
+    ) -> T:
+        """The value under `key`, else `await make()`, which concurrent callers share.
+
+        A caller that is cancelled leaves the others theirs; when none is left, `make` is cancelled. A
+        value that does not fit the budget is returned and not kept. Raises what `make` raises;
+        RuntimeError when a value needs itself to be made. Does not checkpoint on a hit.
+        """
+        name = (Derived, key)
+        found = self._budget.get(name, _NONE)
+        if found is not _NONE:
+            return found  # type: ignore[no-any-return]
+        if key in _making.get():
+            raise RuntimeError(f"making {key!r} needs {key!r}")
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._begin(key, name, make, cost)
+        else:
+            self.joined += 1
+        flight.hold()
+        try:
+            return await flight.wait()  # type: ignore[no-any-return]
+        finally:
+            flight.leave()
+
+    def forget(self, key: Hashable) -> None:
+        """Drop what is kept under `key`; a making under way goes on for those who wait."""
+        self._budget.drop((Derived, key))
+
+    def _begin(
+        self,
+        key: Hashable,
+        name: Hashable,
+        make: Callable[[], Awaitable[T]],
+        cost: Callable[[T], int] | None,
+    ) -> Shared[T]:
+        async def work() -> T:
+            _making.set(_making.get() | {key})
+            self.made += 1
+            value = await make()
+            size = (cost or default_cost)(value)
+            self._budget.put(name, value, max(0, size) + _OVERHEAD, precious=True)
+            return value
+
+        flight: Shared[T] = Shared(work, lambda: self._ended(key))
+        self._flights[key] = flight
+        flight.begin()
+        return flight
+
+    def _ended(self, key: Hashable) -> None:
+        del self._flights[key]

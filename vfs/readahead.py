@@ -1,0 +1,222 @@
+"""Reading ahead of sequential readers: per handle a few cursors, for all together one share of the memory.
+
+A cursor is a place where a handle is being read in order. It grows a window once its reader has shown that
+it goes on: as much ahead as was read in order, twice that when it was megabytes. A read that continues no
+cursor is a jump: it starts a cursor of its own and ends what was on its way for the one it left. The
+kernel sends the pieces of its own read-ahead in any order, so "in order" has a tolerance.
+
+Nothing here is waited for: fetches run in background tasks under a limit below what the store takes, and
+their errors are dropped, since the read that needs the bytes will meet the error itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+import trio
+
+from vfs.cache.blocks import KIB, MIB, BlockCache
+from vfs.cache.intervals import Range, merged
+from vfs.errors import ReelfsError
+from vfs.spans import Layout, StoredObject
+
+log = logging.getLogger("vfs.readahead")
+
+#: Head, tail and body of a player, and one more for a second program on the same handle.
+CURSORS = 4
+# How far a read may lie from where its cursor stands: the kernel splits its read-ahead into pieces of
+# 128 KiB (1 MiB where its read-ahead was raised) and sends a few of them at once.
+_TOLERANCE = 256 * KIB
+_LATE = 2 * MIB
+_SURE = 2 * MIB  # read in order: the window then is twice what was read instead of as much
+_SMALLEST = 128 * KIB  # a smaller request ahead costs more than it brings
+_PIECE = 4 * MIB  # of one request ahead: eviction works in units of it
+_PARTS = 4  # a window is fetched in at least so many requests, so that the first comes soon
+# Of the budget. While a window is read, as many bytes land behind it and as many are touched again before
+# it: with the half that precious entries may hold, all fit, and nothing is evicted before it was read.
+_SHARE = 4
+_FRESH = 10.0  # seconds after its last read in which a cursor counts as reading
+
+
+class Cursor:
+    """A place of sequential reading, in bytes of the layout.
+
+    position: the end of what was read. run: bytes read in order. ahead: the end of what is being fetched.
+    enough: while so much is ahead there is nothing to do. scopes: of the fetches under way.
+    """
+
+    __slots__ = ("ahead", "enough", "position", "run", "scopes")
+
+    def __init__(self, position: int, run: int) -> None:
+        self.position = position
+        self.run = run
+        self.ahead = position
+        self.enough = 0
+        self.scopes: set[trio.CancelScope] = set()
+
+    def continued_by(self, offset: int, length: int) -> bool:
+        """The read at `offset` belongs here."""
+        late = min(_LATE, max(_TOLERANCE, self.run))
+        early = max(_TOLERANCE, length)
+        return self.position - late <= offset <= max(self.position + early, self.ahead)
+
+
+class Prefetcher:
+    """Fetches ahead for all handles of a reader, in the background while `run` runs.
+
+    window_max: bytes ahead of one cursor at most. slots: requests ahead at once, of all cursors. A quarter of
+    the memory budget at most is used for what is fetched and not yet read, shared by the cursors in motion.
+    pending: bytes being fetched or waiting for a slot. pieces, dropped: how many were begun, and failed.
+    """
+
+    def __init__(self, blocks: BlockCache, *, gap: int, window_max: int, slots: int) -> None:
+        self._blocks = blocks
+        self._gap = gap
+        self._window_max = window_max
+        self._slots = trio.Semaphore(slots)
+        self._share = blocks.budget.limit // _SHARE
+        self._moving: OrderedDict[Cursor, float] = OrderedDict()
+        self._nursery: trio.Nursery | None = None
+        self.pending = 0
+        self.pieces = 0
+        self.dropped = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def open(self, layout: Layout) -> ReadAhead | None:
+        """Read-ahead for one handle; None where it cannot pay (local stores, no bytes of media)."""
+        pays = self._blocks.store.remote and self._window_max > 0 and bool(layout.extents)
+        return ReadAhead(self, layout) if pays else None
+
+    def window(self, cursor: Cursor) -> int:
+        """Bytes that may be fetched ahead of this cursor, which is in motion from now on."""
+        now = trio.current_time()
+        self._moving[cursor] = now
+        self._moving.move_to_end(cursor)
+        while now - self._moving[oldest := next(iter(self._moving))] > _FRESH:
+            self.stop(oldest)
+        wish = cursor.run if cursor.run < _SURE else 2 * cursor.run
+        return min(wish, self._window_max, self._share // len(self._moving))
+
+    def stop(self, cursor: Cursor) -> None:
+        """End what is being fetched for this cursor; it starts again when it is read on."""
+        self._moving.pop(cursor, None)
+        for scope in cursor.scopes:
+            scope.cancel()
+        cursor.scopes.clear()
+        cursor.ahead = cursor.position
+
+    def fetch(self, cursor: Cursor, layout: Layout, start: int, end: int) -> bool:
+        """Begin to fetch [start, end) of the layout; False when there is no room for it."""
+        size = end - start
+        if self._nursery is None or self.pending + size > self._share:
+            return False
+        self.pending += size
+        self.pieces += 1
+        scope = trio.CancelScope()
+        cursor.scopes.add(scope)
+        self._nursery.start_soon(self._fetch, scope, cursor, layout, start, size)
+        return True
+
+    async def _fetch(
+        self, scope: trio.CancelScope, cursor: Cursor, layout: Layout, start: int, size: int
+    ) -> None:
+        try:
+            with scope:
+                await self._pull(layout.window(start, size))
+        except Exception as error:
+            self.dropped += 1
+            cursor.run = 0
+            level = logging.DEBUG if isinstance(error, ReelfsError) else logging.ERROR
+            log.log(level, "read-ahead failed: %s", type(error).__name__, exc_info=level == logging.ERROR)
+        finally:
+            self.pending -= size
+            cursor.scopes.discard(scope)
+
+    async def _pull(self, window: Layout) -> None:
+        wanted = wanted_ranges(window)
+        await self._blocks.settle(wanted)
+        for stored, ranges in wanted.items():
+            fetches = self._blocks.plan(stored, ranges, gap=self._gap, max_request=_PIECE)
+            for span in (*fetches.disk, *fetches.requests):
+                async with self._slots:
+                    with self._blocks.hold() as hold:
+                        hold.add(stored, [span], gap=self._gap, max_request=_PIECE)
+                        await hold.wait()
+
+
+class ReadAhead:
+    """The cursors of one handle, the one read last at the end."""
+
+    def __init__(self, prefetcher: Prefetcher, layout: Layout) -> None:
+        self._prefetcher = prefetcher
+        self._layout = layout
+        self._size = layout.size
+        self._cursors: list[Cursor] = []
+
+    def note(self, offset: int, length: int) -> None:
+        """A read of [offset, offset + length) begins. Does not wait."""
+        end = min(offset + length, self._size)
+        cursor = self._continued(offset, length)
+        if cursor is None:
+            self._jump(end, end - offset)
+        elif end > cursor.position:
+            cursor.run += end - max(offset, cursor.position)
+            cursor.position = end
+            cursor.ahead = max(end, cursor.ahead)
+            if cursor.ahead - end <= cursor.enough:
+                self._extend(cursor)
+
+    def close(self) -> None:
+        """End everything that is being fetched ahead."""
+        for cursor in self._cursors:
+            self._prefetcher.stop(cursor)
+        self._cursors.clear()
+
+    def _continued(self, offset: int, length: int) -> Cursor | None:
+        for index in range(len(self._cursors) - 1, -1, -1):
+            cursor = self._cursors[index]
+            if cursor.continued_by(offset, length):
+                if cursor is not self._cursors[-1]:
+                    self._cursors.append(self._cursors.pop(index))
+                return cursor
+        return None
+
+    def _jump(self, position: int, run: int) -> None:
+        if self._cursors:
+            self._prefetcher.stop(self._cursors[-1])
+        if len(self._cursors) >= CURSORS:
+            self._prefetcher.stop(self._cursors.pop(0))
+        self._cursors.append(Cursor(position, run))
+
+    def _extend(self, cursor: Cursor) -> None:
+        window = self._prefetcher.window(cursor)
+        piece = min(_PIECE, max(_SMALLEST, window // _PARTS // _SMALLEST * _SMALLEST))
+        target = min(self._size, cursor.position + window)
+        while cursor.ahead < target:
+            stop = min(cursor.ahead + piece, target)
+            if stop - cursor.ahead < piece and stop < self._size:
+                break
+            if not self._prefetcher.fetch(cursor, self._layout, cursor.ahead, stop):
+                break
+            cursor.ahead = stop
+        cursor.enough = max(0, window - piece)
+
+
+def wanted_ranges(window: Layout) -> dict[StoredObject, list[Range]]:
+    """What a layout needs of each object version, sorted and disjoint."""
+    found: dict[tuple[str, str, int], tuple[StoredObject, list[Range]]] = {}
+    for extent in window.extents:
+        stored = extent.object
+        _, ranges = found.setdefault((stored.key, stored.version, stored.size), (stored, []))
+        ranges.append((extent.offset, extent.end))
+    return {stored: merged(ranges) for stored, ranges in found.values()}
