@@ -127,7 +127,8 @@ def encode(
     gop: pictures between key frames. rotation: degrees clockwise a player must turn the picture (0, 90, 180,
     270). delay: seconds by which the video begins after the sound (an empty edit). trim: seconds cut off the
     front of the video by its edit list alone (progressive files). aspect: width / height of a pixel. tag:
-    sample entry 4cc (`hev1`). timescale: ticks a second of the video track (default: the muxer's choice). options: more options of the encoder.
+    sample entry 4cc (`hev1`). timescale: ticks a second of the video
+    track (default: the muxer's choice). options: more options of the encoder.
     """
     path = Path(path)
     muxing = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if fragmented else {}
