@@ -1,0 +1,57 @@
+"""The worker's side of `vfs.workers`: limits, a last alarm, and the call itself.
+
+Imported in worker processes, so it imports next to nothing; what a call needs comes with its function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import signal
+import threading
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from typing import Any
+
+from vfs.errors import ReelfsError, WorkerFailed
+
+#: Seconds after the deadline at which the kernel ends a worker whose daemon did not (it died, too).
+ALARM_SLACK = 5.0
+
+
+def start(memory: int) -> None:
+    """Limit this process to `memory` bytes of address space and no core dumps; end it with its parent."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    # The default action of SIGALRM ends the process in the kernel: it needs no Python, so a decoder that
+    # hangs with the interpreter lock held is ended as well.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, name="parent-watch", daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End this process when the one that started it ends, even in the middle of a call."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def call(module: str, name: str, arguments: tuple[Any, ...], deadline: float) -> Any:
+    """Run one function, by name. Raises errors of `vfs.errors` and no others (all of them can be pickled)."""
+    signal.setitimer(signal.ITIMER_REAL, deadline + ALARM_SLACK)
+    try:
+        function = getattr(importlib.import_module(module), name)
+        return function(*arguments)
+    except ReelfsError:
+        raise
+    except BaseException as error:
+        raise WorkerFailed(f"{module}.{name}: {type(error).__name__}: {error}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def load(module: str) -> None:
+    """Import a module, so that the next call finds it ready."""
+    importlib.import_module(module)
