@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Inline, Layout, StoredObject
 from vfs.telemetry import Status, cost_usd
-from vfs.units import human_size
+from vfs.units import human_size, visible
 
 if TYPE_CHECKING:
     from vfs.tree import Found
@@ -49,7 +49,15 @@ def explain(found: Found, reader: Planner, status: Status) -> str:
     local = status.settings is not None and status.settings.is_local
     rows = [*_identity(found), *_sources(found.sources), *_reading(found.node, reader, local=local)]
     rows += [("note", note) for note in related_notes(status.reported, found.path, found.sources)]
-    return "".join(f"{name:<10}{value}".rstrip() + "\n" for name, value in rows)
+    return "".join(f"{name:<10}{visible(value)}".rstrip() + "\n" for name, value in rows)
+
+
+def parse(text: str) -> dict[str, list[str]]:
+    """The values of an explanation by name, for programs."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        found.setdefault(line[:10].strip(), []).append(line[10:].strip())
+    return found
 
 
 Row = tuple[str, str]
@@ -64,7 +72,7 @@ def _identity(found: Found) -> Iterator[Row]:
     if found.version:
         yield "version", found.version
     for name in sorted(found.attributes.keys() - {"key", "etag", "source"}):
-        yield "attribute", f"{name} = {found.attributes[name]}"
+        yield "xattr", f"{name} = {found.attributes[name]}"
 
 
 def _kind(found: Found) -> str:
@@ -85,8 +93,8 @@ def _kind(found: Found) -> str:
 def _sources(sources: Iterable[StoredObject]) -> Iterator[Row]:
     for stored in sources:
         yield "key", stored.key
-        yield "  etag", stored.version
-        yield "  size", _bytes(stored.size)
+        yield "etag", stored.version
+        yield "stored", _bytes(stored.size)
 
 
 def _reading(node: Node, reader: Planner, *, local: bool) -> Iterator[Row]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfs.errors import ReelfsError
+
 #: The type of our mounts in /proc/self/mountinfo and for `mount -t`.
 FSTYPE = "fuse.reelfs"
+#: "Busy" is asked again this often, so many seconds apart.
+_BUSY_ATTEMPTS = 5
+_BUSY_PAUSE = 0.1
 _MOUNTINFO = Path("/proc/self/mountinfo")
 
 
@@ -71,6 +79,30 @@ def is_dead(path: str | os.PathLike[str]) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
+
+
+def unmount(path: str | os.PathLike[str], *, lazy: bool = False) -> None:
+    """Unmount what we mounted at a path, dead or alive, and wait until it is gone. Raises ReelfsError."""
+    mounted = mount_at(path)
+    if mounted is None or not mounted.ours:
+        raise ReelfsError(f"{path} is not a reelfs mount")
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    if tool is None:
+        raise ReelfsError("fusermount3 is missing: install the package fuse3")
+    command = [tool, "-u", *(["-z"] if lazy else []), mounted.path]
+    for attempt in range(_BUSY_ATTEMPTS):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        # Right after a mount or a read the kernel may hold it for a moment longer.
+        if "busy" not in done.stderr.lower() or attempt == _BUSY_ATTEMPTS - 1:
+            break
+        time.sleep(_BUSY_PAUSE)
+    if "busy" in done.stderr.lower():
+        raise ReelfsError(
+            f"{path} is in use: close what reads it (`fuser -vm {path}` says who), or add --lazy to detach it"
+        )
+    raise ReelfsError(done.stderr.strip() or f"{tool} failed with exit code {done.returncode}")
 
 
 def mountpoint_problem(path: Path, *, nonempty: bool = False) -> str | None:

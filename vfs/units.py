@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: `10GiB`, `64k`, `30s`, `1m30s`. Pure."""
+"""Sizes, durations, lists and odd names as people read and write them. Pure."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def parse_seconds(text: str) -> float:
         total += float(match[1]) * _SECONDS[match[2]]
         rest = rest[match.end() :].lstrip()
     return total
+
+
+def visible(text: str) -> str:
+    r"""Control characters and bytes that are no UTF-8 escaped (`\n`, `\udcff`): one line stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def split_list(text: str) -> list[str]:

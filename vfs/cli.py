@@ -1,0 +1,366 @@
+"""The command line: `reelfs mount`, `umount`, `ls`, `stat`, `cat`, `explain`, `plugins`, `doctor`.
+
+Errors are one line on stderr that says what to do, and a non-zero exit: 2 for usage and configuration, 1
+for everything else; `REELFS_DEBUG=1` shows the traceback. What a command does not need is not imported: a
+mount has to answer 1.5 seconds after it was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+import typer.core
+
+from vfs.errors import ConfigError, ReelfsError
+from vfs.terminal import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    explained,
+    log_to_stderr,
+    only,
+    print_json,
+    print_line,
+    print_table,
+    write_all,
+)
+
+if TYPE_CHECKING:
+    from vfs.config import Settings
+    from vfs.paths import Entry, Files
+
+
+class _Commands(typer.core.TyperGroup):
+    """Our own commands, and those of plugins: looked for only when a name is none of ours, or for help."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        return super().get_command(ctx, cmd_name) or _plugin_commands().get(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, ours first; a broken configuration must not take the help away."""
+        try:
+            added = list(_plugin_commands())
+        except ReelfsError:
+            added = []
+        return [*super().list_commands(ctx), *added]
+
+
+def _plugin_commands() -> Mapping[str, Any]:
+    from vfs.config import Settings
+    from vfs.plugins import load_plugins
+
+    made = {}
+    for command in load_plugins(Settings.load().plugins.block).commands():
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(command.name)(command.run)
+        made[command.name] = typer.main.get_command(single)
+    return made
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich costs a tenth of a second at each start, for boxes around help
+    help="Mount a bucket of video as a local tree; clips and frames are made on read.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"reelfs {version('reelfs')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting, by its name in the configuration file."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+First = Annotated[str, typer.Argument(metavar="PATH|SOURCE", help="A path on a mount, or a source.")]
+Second = Annotated[
+    str | None, typer.Argument(metavar="[PATH]", help="A path in SOURCE, which need not be mounted.")
+]
+Flag = bool | None
+Text = str | None
+
+
+@app.command()
+def mount(
+    source: Annotated[
+        Text, typer.Argument(help="A folder, s3://BUCKET/PREFIX or r2://BUCKET/PREFIX.")
+    ] = None,
+    mountpoint: Annotated[Text, typer.Argument(help="The empty folder to mount on.")] = None,
+    config: ConfigOption = None,
+    cache_dir: Annotated[Text, typer.Option(help="Folder of the disk cache; none = no disk cache.")] = None,
+    cache_size: Annotated[Text, typer.Option(help="Size of the disk cache, as 10GiB.")] = None,
+    memory: Annotated[Text, typer.Option(help="Memory for cached data, as 256MiB.")] = None,
+    foreground: Annotated[Flag, typer.Option("--foreground", "-f", help="Stay in the foreground.")] = None,
+    read_write: Annotated[
+        Flag, typer.Option("--read-write/--read-only", help="Writing is not available yet.")
+    ] = None,
+    allow_other: Annotated[Flag, typer.Option("--allow-other", help="Let other users in.")] = None,
+    uid: Annotated[Text, typer.Option(help="Owner of all files, a number.")] = None,
+    gid: Annotated[Text, typer.Option(help="Group of all files, a number.")] = None,
+    umask: Annotated[Text, typer.Option(help="Permission bits to take away, octal.")] = None,
+    show_derived: Annotated[
+        Flag, typer.Option("--show-derived", help="List the folders `FILE@/` of what can be derived.")
+    ] = None,
+    log_level: Annotated[Text, typer.Option(help="debug, info, warning or error.")] = None,
+    log_file: Annotated[Text, typer.Option(help="Log to this file.")] = None,
+    options: Options = None,
+) -> None:
+    """Mount SOURCE on MOUNTPOINT; returns when the mount answers."""
+    given = {name: value for name, value in locals().items() if name not in ("config", "options")}
+    settings = _settings(given, options, config)
+    _complete(settings)
+    from vfs.mounting import check
+
+    check(settings)  # before the import below, which fails where FUSE is not installed
+    from vfs.daemon import start
+
+    start(settings.to_dict(), settings.foreground)
+
+
+def _complete(settings: Settings) -> None:
+    """Raises ConfigError where the command line lacks what to mount, or where."""
+    if not settings.source or settings.mountpoint is None:
+        missing = "MOUNTPOINT" if settings.source else "SOURCE"
+        raise ConfigError(f"{missing} is missing: reelfs mount SOURCE MOUNTPOINT")
+
+
+def _settings(
+    flags: Mapping[str, object], options: list[str] | None = None, config: str | None = None
+) -> Settings:
+    from vfs.config import Settings
+
+    return Settings.load(flags, options=options or (), config=config)
+
+
+@app.command()
+def umount(
+    mountpoint: Annotated[str, typer.Argument(help="Where it is mounted.")],
+    lazy: Annotated[
+        bool, typer.Option("--lazy", help="Detach now, even if it is in use; it ends with its last user.")
+    ] = False,
+) -> None:
+    """Unmount; works on dead mounts too."""
+    from vfs.mounts import unmount
+
+    unmount(mountpoint, lazy=lazy)
+
+
+@app.command()
+def ls(
+    first: First,
+    path: Second = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Sizes and dates too.")] = False,
+    as_json: Json = False,
+    config: ConfigOption = None,
+    options: Options = None,
+) -> None:
+    """List a folder, mounted or not."""
+
+    async def run(files: Files, where: str) -> None:
+        entries = await files.list(where)
+        if as_json:
+            print_json([entry.to_dict() for entry in entries])
+            return
+        for entry in entries:
+            print_line(_long_line(entry) if long else entry.name + ("/" if entry.kind == "folder" else ""))
+
+    _with_files(run, first, path, options, config)
+
+
+def _long_line(entry: Entry) -> str:
+    import time
+
+    size = "?" if entry.size is None else "-" if entry.kind == "folder" else str(entry.size)
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime)) if entry.mtime else "-"
+    return f"{entry.kind:<6} {size:>14} {date:>16}  {entry.name}"
+
+
+@app.command()
+def stat(
+    first: First,
+    path: Second = None,
+    as_json: Json = False,
+    config: ConfigOption = None,
+    options: Options = None,
+) -> None:
+    """Show size, time, version and attributes of a path."""
+
+    async def run(files: Files, where: str) -> None:
+        entry = await files.stat(where)
+        if as_json:
+            print_json(entry.to_dict())
+            return
+        for name, value in entry.to_dict().items():
+            if name != "attributes":
+                print_line(f"{name:<20} {value}")
+        for name, value in sorted(entry.attributes.items()):
+            print_line(f"user.reelfs.{name:<8} {value}")
+
+    _with_files(run, first, path, options, config)
+
+
+@app.command()
+def cat(first: First, path: Second = None, config: ConfigOption = None, options: Options = None) -> None:
+    """Write a file to stdout, mounted or not."""
+
+    async def run(files: Files, where: str) -> None:
+        import trio
+
+        async for chunk in files.chunks(where):
+            await trio.to_thread.run_sync(write_all, chunk)
+
+    _with_files(run, first, path, options, config)
+
+
+@app.command()
+def explain(
+    first: First,
+    path: Second = None,
+    as_json: Json = False,
+    config: ConfigOption = None,
+    options: Options = None,
+) -> None:
+    """Say what reading a path will fetch and cost, before anything of it is read."""
+
+    async def run(files: Files, where: str) -> None:
+        text = await files.explain(where)
+        if as_json:
+            from vfs.explain import parse
+
+            print_json(parse(text))
+        else:
+            print_line(text.rstrip("\n"))
+
+    _with_files(run, first, path, options, config)
+
+
+@app.command()
+def plugins(as_json: Json = False, config: ConfigOption = None, options: Options = None) -> None:
+    """List the plugins and what became of them."""
+    from dataclasses import asdict
+
+    from vfs.plugins import load_plugins
+
+    rows = [asdict(info) for info in load_plugins(_settings({}, options, config).plugins.block).infos]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(["name", "version", "distribution", "module", "state"], rows)
+
+
+@app.command()
+def doctor(
+    source: Annotated[Text, typer.Argument(help="Check this source too.")] = None,
+    mountpoint: Annotated[Text, typer.Argument(help="Check this mountpoint too.")] = None,
+    as_json: Json = False,
+    config: ConfigOption = None,
+    options: Options = None,
+) -> None:
+    """Check what a mount needs, and say how to mend what is missing."""
+    from dataclasses import asdict
+
+    from vfs.doctor import examine
+
+    settings = _settings({"source": source, "mountpoint": mountpoint}, options, config)
+    checks = examine(settings)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            print_line(f"{check.state:<5} {check.name:<12} {check.text}")
+            if check.mend and check.state != "ok":
+                print_line(f"{'':<18} -> {check.mend}")
+    raise typer.Exit(1 if any(check.state == "fail" for check in checks) else 0)
+
+
+# -- running and printing -----------------------------------------------------------------------------------
+
+
+def _with_files(
+    run: Callable[[Files, str], Awaitable[None]],
+    first: str,
+    second: str | None,
+    options: list[str] | None,
+    config: str | None,
+) -> None:
+    """`run` with the files that `PATH` or `SOURCE PATH` names."""
+    import trio
+
+    from vfs.paths import open_files, target
+
+    source, path = target(first, second)
+    settings = None
+    if source is not None:
+        # A mount may hold the lock of the user's disk cache; one read is not worth a second cache.
+        settings = _settings({"source": source}, ["cache_dir=none", *(options or ())], config)
+
+    async def session() -> None:
+        async with open_files(settings) as files:
+            await run(files, path)
+
+    try:
+        trio.run(session)
+    except BaseException as error:
+        cause = only(error)
+        if source is None and isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):
+            _fail_on_mount(cause, path)
+        raise cause from None
+
+
+def _fail_on_mount(error: OSError, path: str) -> NoReturn:
+    """The kernel hands on a number; what the daemon reported about the path says why."""
+    from vfs.paths import failure_notes, os_error_text
+
+    raise ReelfsError("\n  ".join([os_error_text(error, path), *failure_notes(path)])) from None
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command line; never returns."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command line."""
+    if arguments[:1] != ["mount"]:  # the daemon has a log of its own
+        log_to_stderr()
+    try:
+        return app(arguments or ["--help"], prog_name="reelfs", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more (`| head`); python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_BROKEN_PIPE
+    except Exception as error:
+        if os.environ.get("REELFS_DEBUG"):
+            raise
+        text, code = explained(error)
+        print(f"reelfs: {text}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    main()
