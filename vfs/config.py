@@ -150,7 +150,7 @@ class Settings(_Table):
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
     log_file: OptionalPath = Field(
         default=None,
-        description="file to log to (default: the terminal in the foreground, else ~/.local/state/reelfs/MOUNTPOINT.log)",
+        description="file to log to (default: the terminal, or ~/.local/state/reelfs/MOUNTPOINT.log)",
     )
     workers: Workers = Workers()
     plugins: PluginRules = PluginRules()
