@@ -200,9 +200,15 @@ async def open_reader(
         read_ahead_max=read_ahead_max,
         connections=connections,
     )
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(reader.run)
         try:
             yield reader
-        finally:
-            nursery.cancel_scope.cancel()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # past the nursery, which would wrap it in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-Evicted = Callable[[Any], None]
+Evicted = Callable[[Any], object]
 
 
 @dataclass(slots=True)

@@ -25,7 +25,17 @@ class Shared(Generic[T]):
     nobody may find it any more: the owner takes it out of its table there.
     """
 
-    __slots__ = ("_done", "_ended", "_error", "_holders", "_scope", "_value", "_work", "succeeded")
+    __slots__ = (
+        "_done",
+        "_ended",
+        "_error",
+        "_holders",
+        "_scope",
+        "_value",
+        "_watchers",
+        "_work",
+        "succeeded",
+    )
 
     def __init__(self, work: Callable[[], Awaitable[T]], ended: Callable[[], None]) -> None:
         self._work: Callable[[], Awaitable[T]] | None = work
@@ -35,7 +45,13 @@ class Shared(Generic[T]):
         self._holders = 0
         self._value: T | None = None
         self._error: BaseException | None = None
+        self._watchers: list[Callable[[bool], object]] = []
         self.succeeded = False
+
+    @property
+    def done(self) -> bool:
+        """It succeeded or failed; `wait` will not wait."""
+        return self._done.is_set()
 
     @property
     def value(self) -> T:
@@ -65,6 +81,10 @@ class Shared(Generic[T]):
             raise _fresh(self._error)
         return self.value
 
+    def watch(self, watcher: Callable[[bool], object]) -> None:
+        """Have `watcher(succeeded)` called when the work, which is not done, has succeeded or failed."""
+        self._watchers.append(watcher)
+
     def _end(self) -> None:
         ended, self._ended = self._ended, None
         if ended is not None:
@@ -85,6 +105,9 @@ class Shared(Generic[T]):
             # Abandoned in the very step in which it ended: `ended` has been called, nobody waits.
             self._end()
             self._done.set()
+            for watcher in self._watchers:
+                watcher(self.succeeded)
+            self._watchers.clear()
 
 
 def _fresh(error: BaseException) -> BaseException:
