@@ -1,0 +1,172 @@
+"""Mounts for tests: a real daemon process on a real kernel mount, always ended, its log looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfs.config import Settings
+from vfs.mounts import mount_at
+
+HERE = Path(__file__).parent
+READY_SECONDS = 20.0
+#: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
+TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
+
+
+def can_mount() -> bool:
+    return os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not can_mount():
+        skip = pytest.mark.skip(reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
+        for item in items:
+            if item.path.parent == HERE and "mounted" in getattr(item, "fixturenames", ()):
+                item.add_marker(skip)
+
+
+@dataclass
+class Mount:
+    """A daemon and its mount. expected: patterns of log lines that belong to the test."""
+
+    path: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+    control: Path
+    settings: dict[str, Any]
+    expected: list[str] = field(default_factory=list)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def expect_log(self, *patterns: str) -> None:
+        self.expected += patterns
+
+    def known(self) -> dict[str, Any]:
+        """What the fake daemon tells of itself, made anew."""
+        told: dict[str, Any] = json.loads((self.path / "volatile.json").read_text())
+        return told
+
+    def lines(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines()
+
+    def unmount(self) -> None:
+        until = time.monotonic() + 5
+        while True:
+            done = subprocess.run(["fusermount3", "-u", str(self.path)], capture_output=True, text=True)
+            if done.returncode == 0 or mount_at(self.path) is None:
+                break
+            assert "busy" in done.stderr.lower(), done.stderr
+            assert time.monotonic() < until, done.stderr
+            select.select([], [], [], 0.05)
+        assert self.process.wait(10) == 0
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(10)
+
+    def finish(self) -> None:
+        """Whatever happened: no process, no mount; then the log must hold nothing unexpected."""
+        (self.control / "gate").touch()
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        if mount_at(self.path) is not None:
+            subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=True)
+        unexpected = [
+            line
+            for line in self.lines()
+            if TROUBLE.search(line) and not any(re.search(pattern, line) for pattern in self.expected)
+        ]
+        assert unexpected == []
+
+
+MountIt = Callable[..., Mount]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[MountIt]:
+    """`mounted()` mounts the fake source; `mounted(objects={key: bytes})` a folder with these through the
+    whole real stack. Further keywords are settings; `environ` is added to the daemon's environment.
+    """
+    mounts: list[Mount] = []
+
+    def mount(
+        objects: dict[str, bytes] | None = None, *, environ: dict[str, str] | None = None, **settings: Any
+    ) -> Mount:
+        number = len(mounts)
+        control, point = tmp_path / f"control{number}", tmp_path / f"mnt {number}"
+        source = tmp_path / f"source{number}"
+        for folder in (control, point, source):
+            folder.mkdir()
+        (control / "version").write_text("1")
+        for key, data in (objects or {}).items():
+            (source / key).parent.mkdir(parents=True, exist_ok=True)
+            (source / key).write_bytes(data)
+        flags = {"source": str(source), "mountpoint": str(point), **settings}
+        made = launch(
+            flags, control, tmp_path / f"log{number}", real=objects is not None, environ=environ or {}
+        )
+        mounts.append(made)
+        wait_ready(made)
+        return made
+
+    yield mount
+    failures = []
+    for made in mounts:
+        try:
+            made.finish()
+        except AssertionError as error:
+            failures.append(error)
+        made.process.stdout.close()  # type: ignore[union-attr]
+    for failure in failures:
+        raise failure
+
+
+def launch(flags: dict[str, Any], control: Path, log: Path, *, real: bool, environ: dict[str, str]) -> Mount:
+    """Start a daemon as `vfs.daemon` starts itself: settings on stdin, descriptor 3 for its answer."""
+    settings = Settings.load(flags, environ={}).to_dict()
+    command = ["-m", "vfs.daemon"] if real else [str(HERE / "fake_source.py")]
+    # The answer comes through stdout, which the shell makes descriptor 3.
+    shell = ["sh", "-c", 'exec "$@" 3>&1 1>&2', "sh", sys.executable, "-P", *command]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            shell,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**os.environ, "FAKE_CONTROL": str(control), "PYTHONDONTWRITEBYTECODE": "1", **environ},
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(settings).encode())
+    process.stdin.close()
+    return Mount(Path(flags["mountpoint"]), process, log, control, settings)
+
+
+def wait_ready(mount: Mount) -> None:
+    stdout = mount.process.stdout
+    assert stdout is not None
+    readable, _, _ = select.select([stdout], [], [], READY_SECONDS)
+    line = stdout.readline() if readable else b""
+    assert line, f"the daemon did not answer: {mount.log.read_text()}"
+    assert json.loads(line) == {"ready": True}, mount.log.read_text()

@@ -1,0 +1,368 @@
+"""The process behind a mount: opens the source, mounts, answers the kernel, unmounts.
+
+`python -m vfs.daemon` takes its settings as JSON on stdin (nothing of them shows in `ps`) and tells its
+parent over descriptor 3, in one line of JSON, that the mount answers or why it does not.
+
+How it ends decides what is left: after a signal or an unmount the folder is free again; after a crash it
+says "Transport endpoint is not connected", never an empty folder that programs would take for the truth.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import pyfuse3
+import trio
+
+from vfs import errors, fuse_loop, mounting
+from vfs.config import Settings
+from vfs.errors import ConfigError, DeadlineExceeded, ReelfsError
+from vfs.fuse import Adapter, Look, OpensLayouts
+from vfs.fuse_guard import only_cause
+from vfs.telemetry import Status
+from vfs.tree import Tree
+
+log = logging.getLogger("vfs.daemon")
+
+#: The descriptor the parent reads from.
+READY_DESCRIPTOR = 3
+#: Requests answered at one time; pyfuse3's 99 would be used up by hanging reads, and `ls` with them.
+MAX_REQUESTS = 1000
+#: Seconds that operations in flight are given when the daemon is told to end.
+GRACE = 1.0
+#: Seconds beyond the deadline of the store that a start may take.
+START_SECONDS = 30.0
+#: A log file this big is set aside (`.1`) at the next start.
+LOG_BYTES = 8 << 20
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Source(Protocol):
+    """What a mount needs of `vfs.runtime.Runtime`."""
+
+    @property
+    def tree(self) -> Tree:
+        """Paths to nodes."""
+
+    @property
+    def reader(self) -> OpensLayouts:
+        """Layouts to bytes."""
+
+    @property
+    def status(self) -> Status:
+        """Where is counted."""
+
+
+OpenSource = Callable[[Settings], AbstractAsyncContextManager[Source]]
+
+
+async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSource | None = None) -> None:
+    """Mount and answer until unmounted or told to end (SIGTERM, SIGINT).
+
+    ready: called once the mount answers. source: opens what is mounted (default: `vfs.runtime`). Raises
+    ConfigError when it cannot be mounted, and what opening the source raises.
+    """
+    mountpoint = mounting.check(settings)
+    if source is None:
+        from vfs.runtime import open_runtime
+
+        source = open_runtime
+    async with source(settings) as opened:
+        callers = fuse_loop.Callers()
+        look = Look(
+            os.getuid() if settings.uid is None else settings.uid,
+            os.getgid() if settings.gid is None else settings.gid,
+            settings.umask,
+            time.time_ns(),
+        )
+        root = await opened.tree.root()
+        adapter = Adapter(opened.tree, opened.reader, root, look, opened.status, callers)
+        watch = fuse_loop.StallWatch(lambda seconds: opened.status.observe("loop_stall_seconds", seconds))
+        with _mounted(adapter, mountpoint, settings):
+            trio.lowlevel.add_instrument(watch)
+            try:
+                await _answer(mountpoint, callers, ready)
+            finally:
+                trio.lowlevel.remove_instrument(watch)
+    log.info("%s: unmounted", mountpoint)
+
+
+@contextmanager
+def _mounted(adapter: Adapter, mountpoint: Path, settings: Settings) -> Iterator[None]:
+    """Mounted within the block; after an exception the dead mount is left as a sign."""
+    before = fuse_loop.open_fuse_descriptors()
+    said: list[str] = []
+    try:
+        with _stderr_in(said):
+            pyfuse3.init(adapter, str(mountpoint), mounting.options(settings))
+    except RuntimeError as error:
+        reason = said[-1] if said else str(error)
+        raise ConfigError(f"{mountpoint} could not be mounted: {reason}") from None
+    finished = False
+    try:
+        fuse_loop.install_fast_wait(fuse_loop.fuse_descriptor(before))
+        mounting.tune(mounting.device_of(mountpoint))
+        yield
+        finished = True
+    finally:
+        fuse_loop.remove_fast_wait()
+        pyfuse3.close(unmount=finished)
+
+
+@contextmanager
+def _stderr_in(lines: list[str]) -> Iterator[None]:
+    """Collect what libfuse and fusermount3 write to stderr: it is the only place where they say why."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines += [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+async def _answer(mountpoint: Path, callers: fuse_loop.Callers, ready: Callable[[], None]) -> None:
+    """Answer the kernel until the session ends."""
+    async with trio.open_nursery() as nursery:
+        requests = trio.CancelScope()
+        await nursery.start(_stop_on_signals, requests)
+        nursery.start_soon(callers.run)
+        nursery.start_soon(_announce, mountpoint, ready)
+        with requests:
+            await pyfuse3.main(max_tasks=MAX_REQUESTS)
+        nursery.cancel_scope.cancel()
+
+
+async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
+    """Ask the mount something from outside of the event loop; say that it is ready when it answers."""
+    await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    # What exists by now stays: collections need not look at it again.
+    gc.collect()
+    gc.freeze()
+    log.info("%s: mounted", mountpoint)
+    ready()
+
+
+async def _stop_on_signals(
+    requests: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """SIGTERM and SIGINT end the session: what is in flight gets a moment, then its caller an error."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                log.info("SIGHUP: nothing to reload")
+                continue
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+            await trio.sleep(GRACE)
+            requests.cancel()
+
+
+# -- the process ------------------------------------------------------------------------------------------
+
+
+def run(settings: Settings, *, ready: Callable[[], None], source: OpenSource | None = None) -> None:
+    """`serve`, from outside of trio. Raises ReelfsError; other exceptions are crashes."""
+    try:
+        trio.run(lambda: serve(settings, ready=ready, source=source))
+    except BaseException as error:
+        known = only_cause(error)
+        if known is None or known is error:
+            raise
+        raise known from None
+
+
+def start(settings: Mapping[str, Any], foreground: bool = False) -> None:
+    """Mount as `Settings.to_dict` says; returns when the mount answers, or with `foreground` when it ended.
+
+    Raises the error that kept it from being mounted.
+    """
+    checked = Settings.from_dict(settings)
+    if foreground:
+        configure_logging(checked, foreground=True)
+        run(checked, ready=_notify_systemd)
+        return
+    mounting.check(checked)
+    _detach(checked)
+
+
+def _detach(settings: Settings) -> None:
+    """Start the daemon in a session of its own and wait for its line."""
+    settings_read, settings_write = os.pipe()
+    ready_read, ready_write = os.pipe()
+    log_path = log_file(settings)
+    _prepare_log(log_path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    command = [sys.executable, "-P", "-m", "vfs.daemon"]
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            command,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, settings_read, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log_path), flags, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, ready_write, READY_DESCRIPTOR),
+            ],
+            setsid=True,
+        )
+    finally:
+        os.close(settings_read)
+        os.close(ready_write)
+    try:
+        with open(settings_write, "w", encoding="ascii") as pipe:
+            json.dump(settings.to_dict(), pipe)
+        line = _line(ready_read, settings.deadline + START_SECONDS)
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)
+        raise
+    finally:
+        os.close(ready_read)
+    _judge(line, pid, log_path)
+
+
+def _line(descriptor: int, seconds: float) -> bytes:
+    """What the daemon says, up to the end of its line or of itself. Raises DeadlineExceeded."""
+    said, until = b"", time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while not said.endswith(b"\n"):
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise DeadlineExceeded(f"the mount did not answer within {seconds:.0f} s")
+        part = os.read(descriptor, 65536)
+        if not part:
+            break
+        said += part
+    return said
+
+
+def _judge(line: bytes, pid: int, log_path: Path) -> None:
+    """Raise what the daemon says went wrong; nothing when it is ready."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        raise ReelfsError(f"the daemon ended before it mounted (status {code}); see {log_path}") from None
+    if "error" in answer:
+        os.waitpid(pid, 0)
+        kind = getattr(errors, answer["kind"], ReelfsError)
+        raise kind(answer["error"])
+
+
+def main(source: OpenSource | None = None) -> int:
+    """The detached daemon. Exit status: 0 unmounted, 1 an error that was reported, 2 a crash."""
+    with open(0, encoding="ascii", closefd=False) as stdin:
+        given = json.load(stdin)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.set_inheritable(READY_DESCRIPTOR, False)
+    os.chdir("/")
+    report = _Report(READY_DESCRIPTOR)
+    try:
+        settings = Settings.from_dict(given)
+        configure_logging(settings, foreground=False)
+        run(settings, ready=lambda: report.say({"ready": True}), source=source)
+    except ReelfsError as error:
+        log.error("%s", error)
+        report.say({"error": str(error), "kind": type(error).__name__})
+        return 1
+    except BaseException as error:
+        log.critical("the daemon crashed", exc_info=error)
+        report.say({"error": f"internal error: {error!r}", "kind": "ReelfsError"})
+        return 2
+    return 0
+
+
+class _Report:
+    """One line to the parent, once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def say(self, answer: Mapping[str, Any]) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        try:
+            os.write(descriptor, json.dumps(answer).encode() + b"\n")
+        except BrokenPipeError:
+            log.info("nobody waited for the mount to be ready")
+        os.close(descriptor)
+
+
+def _notify_systemd() -> None:
+    """READY=1 to the service manager, where there is one (sd_notify(3), `Type=notify`)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.send(b"READY=1")
+
+
+# -- logs -------------------------------------------------------------------------------------------------
+
+
+def log_file(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where a detached daemon logs: `log_file`, else `$XDG_STATE_HOME/reelfs/MOUNTPOINT.log`."""
+    if settings.log_file is not None:
+        return settings.log_file
+    base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    name = quote(str(settings.mountpoint).strip("/"), safe="", errors="surrogateescape")[:200]
+    return Path(base) / "reelfs" / f"{name}.log"
+
+
+def _prepare_log(path: Path) -> None:
+    """Its folder, and room: a big one of earlier mounts is set aside. Raises ConfigError."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_name(path.name + ".1"))
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise ConfigError(f"log_file: {path} cannot be written: {error.strerror}") from None
+
+
+def configure_logging(settings: Settings, *, foreground: bool) -> None:
+    """Log to stderr (of a detached daemon: its log file), or to `log_file` in the foreground."""
+    handler: logging.Handler = logging.StreamHandler()
+    if foreground and settings.log_file is not None:
+        _prepare_log(settings.log_file)
+        handler = logging.FileHandler(settings.log_file, encoding="utf-8", errors="backslashreplace")
+    level = settings.log_level.upper()
+    logging.basicConfig(format=LOG_FORMAT, handlers=[handler], level=level, force=True)
+    # Libraries say at DEBUG what they send, signatures included.
+    for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
+        logging.getLogger(noisy).setLevel(max(logging.INFO, logging.getLogger().level))
+    logging.getLogger("pyfuse3").addFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """pyfuse3 logs an error when a caller was killed before its answer came: nobody's fault."""
+    text = record.getMessage()
+    return not ("fuse_reply_* failed" in text and text.endswith("No such file or directory"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

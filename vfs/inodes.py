@@ -1,0 +1,128 @@
+"""Inode numbers: which `Found` the kernel means by a number, and how often it has been told of it.
+
+A number is a hash of what the path stands for (its kind, path and version), so it survives a remount, and
+another version of a file is another inode: what the kernel has cached of the old one can never show up in
+the new one. A directory has no version; it is its path. Pure: no kernel in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+from vfs.errors import Stale
+from vfs.nodes import Bytes, Directory, Spliced, Symlink
+from vfs.tree import Found
+
+#: FUSE_ROOT_ID of the kernel's protocol.
+ROOT = 1
+#: Numbers stay positive when a program keeps them in a signed 64-bit integer (SQLite, Java do).
+_MASK = (1 << 63) - 1
+_KINDS = {Directory: "d", Spliced: "f", Bytes: "f", Symlink: "l"}
+
+Identity = tuple[str, str, str]
+
+
+def identity(found: Found) -> Identity:
+    """What makes an inode another one: kind (file, directory, link), path, version."""
+    return _KINDS[type(found.node)], found.path, found.version
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Bytes of a volatile file as they were made at one moment (seconds of the event loop's clock)."""
+
+    content: bytes
+    made: float
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """One number the kernel knows.
+
+    lookups: how many references the kernel holds. size: bytes once settled, None before. snapshot: the
+    newest content of a volatile file. opened: handles open on it now.
+    """
+
+    number: int
+    found: Found
+    lookups: int = 0
+    size: int | None = None
+    snapshot: Snapshot | None = None
+    opened: int = 0
+
+    @property
+    def volatile(self) -> bool:
+        """A file made anew each time: it has no version."""
+        return isinstance(self.found.node, Bytes) and not self.found.version
+
+
+class Inodes:
+    """The table of inodes the kernel knows; everything in it is there because of a lookup or the root."""
+
+    def __init__(self, root: Found) -> None:
+        self._table: dict[int, Inode] = {ROOT: Inode(ROOT, root)}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, number: int) -> Inode:
+        """The inode of a number. Raises Stale for one that is unknown (never the kernel's fault: ESTALE)."""
+        try:
+            return self._table[number]
+        except KeyError:
+            raise Stale(f"inode {number} is not known") from None
+
+    def number(self, found: Found) -> int:
+        """The number of what was found; the same in every mount unless two identities collide.
+
+        On a collision with a different identity that the kernel holds now, the next of a fixed sequence.
+        """
+        if not found.path:
+            return ROOT
+        wanted = identity(found)
+        for number in _candidates(wanted):
+            held = self._table.get(number)
+            if held is None or identity(held.found) == wanted:
+                return number
+        raise AssertionError("the sequence of candidates has no end")
+
+    def peek(self, found: Found) -> Inode:
+        """The inode as `remember` would have it, without a reference being counted."""
+        number = self.number(found)
+        held = self._table.get(number)
+        if held is None:
+            return Inode(number, found, size=found.size)
+        held.found = found
+        if held.size is None:
+            held.size = found.size
+        return held
+
+    def remember(self, found: Found) -> Inode:
+        """The kernel is told of this: one more reference."""
+        inode = self.peek(found)
+        self._table[inode.number] = inode
+        inode.lookups += 1
+        return inode
+
+    def forget(self, number: int, references: int) -> None:
+        """The kernel drops references; at none the number is forgotten. The root stays."""
+        inode = self._table.get(number)
+        if inode is None or number == ROOT:
+            return
+        inode.lookups -= references
+        if inode.lookups <= 0:
+            del self._table[number]
+
+
+def _candidates(wanted: Identity) -> Iterator[int]:
+    """The numbers an identity may have, in order of preference. 0 and the root's are never among them."""
+    text = "\0".join(wanted).encode("utf-8", "surrogateescape")
+    seed = 0
+    while True:
+        number = xxhash.xxh3_64_intdigest(text, seed=seed) & _MASK
+        if number > ROOT:
+            yield number
+        seed += 1
