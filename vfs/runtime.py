@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from vfs import workers
 from vfs.cache.blocks import BlockCache
 from vfs.cache.budget import Budget
 from vfs.cache.derived import Derived
@@ -24,7 +25,6 @@ from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
-from vfs.workers import open_workers
 
 log = logging.getLogger("vfs.runtime")
 
@@ -66,7 +66,12 @@ async def open_runtime(
             disk = await stack.enter_async_context(DiskCache.open(settings.cache_dir, settings.cache_size))
         blocks = BlockCache(guarded, budget, disk)
         reader = await stack.enter_async_context(
-            open_reader(blocks, gap=settings.coalesce_gap, read_ahead_max=settings.read_ahead)
+            open_reader(
+                blocks,
+                gap=settings.coalesce_gap,
+                read_ahead_max=settings.read_ahead,
+                connections=settings.connections,
+            )
         )
         status = Status(settings, plugins=plugins, store=guarded, blocks=blocks, budget=budget)
         metadata = Metadata(
@@ -76,7 +81,11 @@ async def open_runtime(
             negative_ttl=settings.negative_ttl,
             immutable=settings.immutable,
         )
-        await stack.enter_async_context(open_workers(settings.workers.processes))
+        workers.configure(
+            processes=settings.workers.processes,
+            memory=settings.workers.memory,
+        )
+        await stack.enter_async_context(workers.open_workers())
 
         async def explained(found: Found) -> str | None:
             return explain(found, reader, status)
