@@ -1,0 +1,238 @@
+"""What exists: requests made, freshness, single flight, errors that are not absences."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from vfs.cache.metadata import FOLDER, Metadata
+from vfs.errors import NotFound, StoreError
+from vfs.spans import StoredObject
+from vfs.storage.base import ObjectDetails, Page
+from vfs.storage.memory import MemoryStore
+
+OBJECTS = {
+    "a.mp4": b"a",
+    "games/x.mp4": b"xx",
+    "games/x.mp4.index.sqlite": b"side",
+    "games/xy.mp4": b"xy",
+    "games/deep/z.mp4": b"z",
+}
+
+
+class Clock:
+    """Time that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(body: Callable[[Metadata, MemoryStore, Clock], Awaitable[None]], **settings: float) -> None:
+    async def main() -> None:
+        store, clock = MemoryStore(OBJECTS), Clock()
+        await body(Metadata(store, clock=clock, **settings), store, clock)
+
+    trio.run(main)
+
+
+def asked(store: MemoryStore) -> list[str]:
+    """The requests so far, and forget them."""
+    log = [request.operation for request in store.log]
+    store.log.clear()
+    return log
+
+
+def test_a_point_lookup_never_lists_the_folder() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        found = await metadata.find("games/", "x.mp4")
+        assert isinstance(found, StoredObject)
+        assert sorted(asked(store)) == ["head", "list"]
+        assert await metadata.find("games/", "x.mp4") is found
+        assert await metadata.find("games/", "deep") is FOLDER
+        assert sorted(asked(store)) == ["head", "list"]
+        assert await metadata.find("games/", "none") is None
+        assert len(asked(store)) == 2
+        assert await metadata.find("games/", "none") is None
+        assert asked(store) == []
+
+    run(body)
+
+
+def test_not_found_is_forgotten_sooner_than_found() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        assert await metadata.find("games/", "none") is None
+        store.replace("games/none", b"now")
+        clock.now += 6
+        assert isinstance(await metadata.find("games/", "none"), StoredObject)
+
+    run(body, negative_ttl=5.0)
+
+
+def test_a_prefix_of_names_is_one_list_and_answers_for_its_names() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        nearby = await metadata.starting("games/", "x.mp4")
+        assert set(nearby.files) == {"x.mp4", "x.mp4.index.sqlite"}
+        assert asked(store) == ["list"]
+        assert await metadata.find("games/", "x.mp4.index.sqlite") == nearby.files["x.mp4.index.sqlite"]
+        assert await metadata.find("games/", "x.mp4.index.json") is None
+        assert asked(store) == []
+
+    run(body)
+
+
+def test_a_listing_answers_everything_until_it_is_old() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        listing = await metadata.folder("games/")
+        assert set(listing.files) == {"x.mp4", "xy.mp4", "x.mp4.index.sqlite"}
+        assert listing.folders == {"deep"}
+        assert asked(store) == ["list"]
+        await metadata.find("games/", "none")
+        await metadata.starting("games/", "x")
+        assert asked(store) == []
+        assert metadata.remaining("games/") == 60
+        clock.now += 60
+        await metadata.folder("games/")
+        assert asked(store) == ["list"]
+
+    run(body)
+
+
+def test_the_version_is_asked_for_again_after_attr_ttl_and_put_everywhere() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        old = (await metadata.folder("games/")).files["x.mp4"]
+        asked(store)
+        assert await metadata.current(old) == old
+        assert asked(store) == []
+        clock.now += 2
+        new = store.replace("games/x.mp4", b"longer")
+        assert await metadata.current(old) == new
+        assert asked(store) == ["head"]
+        assert (await metadata.folder("games/")).files["x.mp4"] == new
+        store.remove("games/x.mp4")
+        clock.now += 2
+        with pytest.raises(NotFound):
+            await metadata.current(new)
+        assert await metadata.find("games/", "x.mp4") is None
+
+    run(body)
+
+
+def test_immutable_keys_are_not_asked_for_again() -> None:
+    async def main() -> None:
+        store, clock = MemoryStore(OBJECTS), Clock()
+        metadata = Metadata(store, clock=clock, immutable=["games/"])
+        old = (await metadata.folder("games/")).files["x.mp4"]
+        clock.now += 30
+        asked(store)
+        assert await metadata.current(old) == old
+        assert asked(store) == []
+
+    trio.run(main)
+
+
+def test_callers_at_the_same_time_share_one_request() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(metadata.folder, "games/")
+                nursery.start_soon(metadata.find, "", "a.mp4")
+        assert sorted(asked(store)) == ["head", "list", "list"]
+
+    run(body)
+
+
+def test_who_asks_for_others_may_be_cancelled() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        gate = trio.Event()
+        ask = store.list
+
+        async def slow(
+            prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
+        ) -> Page:
+            await gate.wait()
+            return await ask(prefix, delimiter=delimiter, token=token, limit=limit)
+
+        store.list = slow  # type: ignore[method-assign]
+        results = []
+
+        async def second() -> None:
+            results.append(await metadata.folder("games/"))
+
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(metadata.folder, "games/")
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(second)
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+            gate.set()
+        assert results
+
+    run(body)
+
+
+def test_an_error_is_neither_remembered_nor_an_absence() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        ask = store.head
+
+        async def broken(key: str) -> ObjectDetails:
+            raise StoreError("no answer")
+
+        store.head = broken  # type: ignore[method-assign]
+        with pytest.raises(StoreError):
+            await metadata.find("games/", "x.mp4")
+        store.head = ask  # type: ignore[method-assign]
+        assert isinstance(await metadata.find("games/", "x.mp4"), StoredObject)
+
+    run(body)
+
+
+def test_a_listing_of_several_pages_is_whole_or_an_error() -> None:
+    async def main() -> None:
+        store = MemoryStore({f"many/{n:05}": b"" for n in range(2500)})
+        metadata = Metadata(store)
+        assert len((await metadata.folder("many/")).files) == 2500
+        assert asked(store) == ["list"] * 3
+        ask = store.list
+
+        async def third_fails(
+            prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
+        ) -> Page:
+            if len(store.log) == 2:
+                raise StoreError("third page")
+            return await ask(prefix, delimiter=delimiter, token=token, limit=limit)
+
+        store.list = third_fails  # type: ignore[method-assign]
+        metadata.forget("many/x")
+        with pytest.raises(StoreError):
+            await metadata.folder("many/")
+
+    trio.run(main)
+
+
+def test_zero_ttls_ask_every_time_and_end() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        for _ in range(2):
+            await metadata.folder("games/")
+            await metadata.find("games/", "x.mp4")
+            await metadata.current(StoredObject("games/x.mp4", 2, '"v2"'))
+        assert len(asked(store)) == 8
+
+    run(body, dir_ttl=0.0, attr_ttl=0.0, negative_ttl=0.0)
+
+
+def test_a_missing_folder_is_not_found_and_the_root_may_be_empty() -> None:
+    async def main() -> None:
+        metadata = Metadata(MemoryStore({}))
+        assert not (await metadata.folder("")).files
+        with pytest.raises(NotFound):
+            await metadata.folder("none/")
+
+    trio.run(main)

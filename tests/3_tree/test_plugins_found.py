@@ -1,0 +1,83 @@
+"""Finding, blocking and reporting plugins."""
+
+from __future__ import annotations
+
+import pytest
+
+import vfs
+from vfs.config import Settings
+from vfs.plugins import load_plugins
+from vfs.pytest_plugin import ExpectedLogs
+from vfs.telemetry import Status
+
+
+class Fine:
+    """A plugin with one view."""
+
+    @vfs.hookimpl
+    def vfs_views(self, settings: Settings) -> list[vfs.View]:
+        return [vfs_view()]
+
+
+class Failing:
+    """A plugin whose hook raises."""
+
+    @vfs.hookimpl
+    def vfs_views(self) -> list[vfs.View]:
+        raise RuntimeError("no views today")
+
+
+class Misspelt:
+    """A plugin with a hook that does not exist."""
+
+    @vfs.hookimpl
+    def vfs_veiws(self) -> list[vfs.View]:
+        return []
+
+
+class _View:
+    name = "fine"
+
+    def applies(self, place: vfs.Place) -> bool:
+        return False
+
+    async def entries(self, place: vfs.Place) -> dict[str, vfs.Node | None]:
+        return {}
+
+    async def resolve(self, place: vfs.Place, name: str) -> vfs.Node | None:
+        return None
+
+
+def vfs_view() -> vfs.View:
+    return _View()
+
+
+def test_what_is_shipped_comes_by_entry_points_as_anyones() -> None:
+    states = {info.name: info.state for info in load_plugins().infos}
+    assert states == {"control": "loaded", "mp4": "loaded"}
+    views = load_plugins().views(Settings(), Status())
+    assert {"mp4", "control"} <= {view.name for view in views}
+
+
+def test_a_blocked_plugin_is_not_loaded() -> None:
+    plugins = load_plugins(blocked=["mp4"])
+    assert {info.name: info.state for info in plugins.infos}["mp4"] == "blocked"
+    assert "mp4" not in [view.name for view in plugins.views(Settings(), Status())]
+
+
+def test_a_plugin_whose_hook_fails_is_left_out_and_named(expected_logs: ExpectedLogs) -> None:
+    plugins = load_plugins(extra=[("failing", Failing()), ("fine", Fine())])
+    expected_logs("plugin failing failed")
+    names = [view.name for view in plugins.views(Settings(), Status())]
+    assert "fine" in names
+    assert "failed in a hook" in next(info.state for info in plugins.infos if info.name == "failing")
+
+
+def test_a_misspelt_hook_is_an_error() -> None:
+    with pytest.raises(vfs.ConfigError, match="vfs_veiws"):
+        load_plugins(extra=[("misspelt", Misspelt())])
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(vfs.ConfigError, match="gopher"):
+        load_plugins().store("gopher://x", Settings())
