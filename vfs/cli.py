@@ -19,6 +19,7 @@ from vfs.errors import ConfigError, ReelfsError
 from vfs.terminal import (
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
+    NobodyReads,
     explained,
     log_to_stderr,
     only,
@@ -106,26 +107,32 @@ Text = str | None
 @app.command()
 def mount(
     source: Annotated[
-        Text, typer.Argument(help="A folder, s3://BUCKET/PREFIX or r2://BUCKET/PREFIX.")
+        Text, typer.Argument(metavar="SOURCE", help="A folder, s3://BUCKET/PREFIX or r2://BUCKET/PREFIX.")
     ] = None,
-    mountpoint: Annotated[Text, typer.Argument(help="The empty folder to mount on.")] = None,
+    mountpoint: Annotated[
+        Text, typer.Argument(metavar="MOUNTPOINT", help="The empty folder to mount on.")
+    ] = None,
     config: ConfigOption = None,
-    cache_dir: Annotated[Text, typer.Option(help="Folder of the disk cache; none = no disk cache.")] = None,
-    cache_size: Annotated[Text, typer.Option(help="Size of the disk cache, as 10GiB.")] = None,
-    memory: Annotated[Text, typer.Option(help="Memory for cached data, as 256MiB.")] = None,
+    cache_dir: Annotated[
+        Text, typer.Option(metavar="DIR", help="Folder of the disk cache; none = no disk cache.")
+    ] = None,
+    cache_size: Annotated[
+        Text, typer.Option(metavar="SIZE", help="Size of the disk cache, as 10GiB.")
+    ] = None,
+    memory: Annotated[Text, typer.Option(metavar="SIZE", help="Memory for cached data, as 256MiB.")] = None,
     foreground: Annotated[Flag, typer.Option("--foreground", "-f", help="Stay in the foreground.")] = None,
     read_write: Annotated[
         Flag, typer.Option("--read-write/--read-only", help="Writing is not available yet.")
     ] = None,
     allow_other: Annotated[Flag, typer.Option("--allow-other", help="Let other users in.")] = None,
-    uid: Annotated[Text, typer.Option(help="Owner of all files, a number.")] = None,
-    gid: Annotated[Text, typer.Option(help="Group of all files, a number.")] = None,
-    umask: Annotated[Text, typer.Option(help="Permission bits to take away, octal.")] = None,
+    uid: Annotated[Text, typer.Option(metavar="N", help="Owner of all files, a number.")] = None,
+    gid: Annotated[Text, typer.Option(metavar="N", help="Group of all files, a number.")] = None,
+    umask: Annotated[Text, typer.Option(metavar="OCTAL", help="Permission bits to take away, octal.")] = None,
     show_derived: Annotated[
         Flag, typer.Option("--show-derived", help="List the folders `FILE@/` of what can be derived.")
     ] = None,
-    log_level: Annotated[Text, typer.Option(help="debug, info, warning or error.")] = None,
-    log_file: Annotated[Text, typer.Option(help="Log to this file.")] = None,
+    log_level: Annotated[Text, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
+    log_file: Annotated[Text, typer.Option(metavar="FILE", help="Log to this file.")] = None,
     options: Options = None,
 ) -> None:
     """Mount SOURCE on MOUNTPOINT; returns when the mount answers."""
@@ -157,7 +164,7 @@ def _settings(
 
 @app.command()
 def umount(
-    mountpoint: Annotated[str, typer.Argument(help="Where it is mounted.")],
+    mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.")],
     lazy: Annotated[
         bool, typer.Option("--lazy", help="Detach now, even if it is in use; it ends with its last user.")
     ] = False,
@@ -273,8 +280,10 @@ def plugins(as_json: Json = False, config: ConfigOption = None, options: Options
 
 @app.command()
 def doctor(
-    source: Annotated[Text, typer.Argument(help="Check this source too.")] = None,
-    mountpoint: Annotated[Text, typer.Argument(help="Check this mountpoint too.")] = None,
+    source: Annotated[Text, typer.Argument(metavar="[SOURCE]", help="Check this source too.")] = None,
+    mountpoint: Annotated[
+        Text, typer.Argument(metavar="[MOUNTPOINT]", help="Check this mountpoint too.")
+    ] = None,
     as_json: Json = False,
     config: ConfigOption = None,
     options: Options = None,
@@ -309,6 +318,7 @@ def _with_files(
     """`run` with the files that `PATH` or `SOURCE PATH` names."""
     import trio
 
+    from vfs.doctor import source_problem
     from vfs.paths import open_files, target
 
     source, path = target(first, second)
@@ -316,6 +326,8 @@ def _with_files(
     if source is not None:
         # A mount may hold the lock of the user's disk cache; one read is not worth a second cache.
         settings = _settings({"source": source}, ["cache_dir=none", *(options or ())], config)
+        if (problem := source_problem(settings.source)) is not None:
+            raise ReelfsError(problem)
 
     async def session() -> None:
         async with open_files(settings) as files:
@@ -325,7 +337,7 @@ def _with_files(
         trio.run(session)
     except BaseException as error:
         cause = only(error)
-        if source is None and isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):
+        if source is None and isinstance(cause, OSError):
             _fail_on_mount(cause, path)
         raise cause from None
 
@@ -350,9 +362,7 @@ def _run(arguments: list[str]) -> int:
         return app(arguments or ["--help"], prog_name="reelfs", standalone_mode=False) or 0
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads any more (`| head`); python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except NobodyReads:
         return EXIT_BROKEN_PIPE
     except Exception as error:
         if os.environ.get("REELFS_DEBUG"):

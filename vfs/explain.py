@@ -130,9 +130,10 @@ def _planned(plan: Plan, *, local: bool) -> Iterator[Row]:
 def _spans(layout: Layout) -> str:
     inline = [span.length for span in layout.spans if isinstance(span, Inline)]
     stored = [span.length for span in layout.extents]
+    number = len(layout.objects)
     return (
         f"{len(inline)} synthesised ({human_size(sum(inline))}), "
-        f"{len(stored)} stored ({human_size(sum(stored))}) of {len(layout.objects)} objects"
+        f"{len(stored)} stored ({human_size(sum(stored))}) of {number} object{'s' * (number != 1)}"
     )
 
 

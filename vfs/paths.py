@@ -185,7 +185,7 @@ def target(first: str, second: str | None) -> tuple[str | None, str]:
     if mount_of(first) is None:
         raise ConfigError(
             f"{first} is not on a reelfs mount; to read a folder or bucket that is not mounted, "
-            f"give it first: SOURCE PATH"
+            f"name both: `SOURCE PATH` (`/` is the root)"
         )
     return None, first
 

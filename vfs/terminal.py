@@ -14,6 +14,10 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
+class NobodyReads(Exception):
+    """stdout is a pipe that was closed (`| head`). Not an OSError: typer would end the process with 1."""
+
+
 class _OneLine(logging.Formatter):
     """What went wrong, without the traceback: that is for the daemon's log."""
 
@@ -31,10 +35,13 @@ def log_to_stderr() -> None:
 
 
 def write_all(chunk: bytes | memoryview) -> None:
-    """All of it to stdout, past Python's buffer. Raises BrokenPipeError when nobody reads."""
+    """All of it to stdout, past Python's buffer. Raises NobodyReads."""
     rest = memoryview(chunk)
     while rest:
-        rest = rest[os.write(1, rest) :]
+        try:
+            rest = rest[os.write(1, rest) :]
+        except BrokenPipeError:
+            raise NobodyReads from None
 
 
 def print_line(text: str) -> None:

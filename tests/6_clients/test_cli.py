@@ -57,7 +57,7 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_ls_of_a_folder_without_a_mount(library: Path) -> None:
-    done = reelfs("ls", library)
+    done = reelfs("ls", library, "/")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [b"empty", b"games/", b"latin-\xe9.txt", b"two words.txt"]
     assert reelfs("ls", library, "games/").stdout == b"notes.txt\n"

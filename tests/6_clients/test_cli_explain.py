@@ -61,7 +61,7 @@ def test_a_clip_names_keys_etags_ranges_requests_bytes_and_price() -> None:
     assert rows["stored"] == ["540,000,000 bytes (515.0 MiB)"]
     assert rows["etag"] == ['"abc-2"']
     assert rows["xattr"] == ["start_frame_index = 3"]
-    assert rows["spans"] == ["1 synthesised (2.0 KiB), 1 stored (3.8 MiB) of 1 objects"]
+    assert rows["spans"] == ["1 synthesised (2.0 KiB), 1 stored (3.8 MiB) of 1 object"]
     assert rows["requests"] == ["2 Class B ($0.00000072)"]
     assert rows["bytes"][0].startswith("3,048,576 bytes (2.9 MiB) to fetch, 951,424 bytes")
     assert rows["range"] == [
