@@ -40,6 +40,7 @@ QUEUE_BYTES = 32 * MIB
 #: The index takes some 400 bytes of memory per file.
 MAX_FILES = 50_000
 KEEP_FREE = 256 * MIB  # of the file system: other programs must not fail because of a cache
+_BASE = 16 * 1024  # the lock file and the folder itself
 _PAUSE = 60.0  # seconds without writes after an error
 _TOUCH_AFTER = 600.0  # seconds before the time of use of a file is recorded again
 _READERS = 4  # threads; a disk answers more of them no faster
@@ -94,6 +95,7 @@ class DiskCache:
         self.limit = limit
         self.used = 0
         self.counters = DiskCounters()
+        self._room = limit - _BASE
         self._root, self._lock = diskfile.lock(self.directory)
         self.budget = budget
         self._keep_free = keep_free
@@ -255,10 +257,10 @@ class DiskCache:
         for at in range(0, len(found), _BATCH):
             losers += [one for one in found[at : at + _BATCH] if not self._learn(one)]
             await trio.lowlevel.checkpoint()
-        self._scanned = True
-        self._settled.clear()
         evicted = self._evict(0)
         await self._call(lambda: self._unlink([*losers, *evicted]), self._writer)
+        self._scanned = True
+        self._settled.clear()
 
     def _learn(self, found: Found) -> bool:
         """Take a file into the index; False when another has (some of) the same bytes."""
@@ -294,7 +296,7 @@ class DiskCache:
         entries = self._index.get(identity) or Intervals()
         start, body, inside = _trim(entries, start, body)
         cost = diskfile.footprint(len(body))
-        if not body or cost > self.limit:
+        if not body or cost > self._room:
             return
         for entry in inside:
             self._forget(entry)
@@ -314,7 +316,7 @@ class DiskCache:
     def _evict(self, cost: int) -> list[Found]:
         """Forget the least recently used until `cost` more bytes and one more file fit."""
         gone: list[Found] = []
-        while self._lru and (self.used + cost > self.limit or len(self._lru) >= self._max_files):
+        while self._lru and (self.used + cost > self._room or len(self._lru) >= self._max_files):
             entry = next(iter(self._lru))
             self._forget(entry)
             self.counters.evicted += 1

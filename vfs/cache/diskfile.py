@@ -31,9 +31,8 @@ _MAGIC = b"reelfsB1"
 _FIXED = struct.Struct("<16sQQ")
 _HEAD = len(_MAGIC) + _DIGEST + _FIXED.size
 _TEMPORARY = ".new"  # one writer, so one name per directory
-# What a file takes beside its content: an inode, its share of a directory. ext4: 256 bytes + a directory
-# block of 4 KiB per object; tmpfs about 1 KiB. Counted high, so that the limit holds on any of them.
-_FILE_OVERHEAD = 4096
+# What a file takes beside its content, at most: a folder of its own (one block on ext4) and a name in ours.
+_FILE_OVERHEAD = 4096 + 64
 
 
 def header_size(length: int) -> int:
