@@ -1,0 +1,153 @@
+"""What stands around every store: a deadline for each operation, retries inside it, checks of every body.
+
+Retried: no usable answer (5xx, 429, resets, timeouts) and bodies that are not what was asked for; once, a
+refusal right after successes (some services answer 403 where they mean "slow down"). Never retried: "not
+found", "another version", a refusal. Waits grow exponentially with full jitter, and respect Retry-After.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import trio
+
+from vfs.errors import BadBody, DeadlineExceeded, Denied, ReelfsError, StoreError, Unavailable
+from vfs.spans import StoredObject
+from vfs.storage.base import Body, ObjectDetails, Page, Store
+
+log = logging.getLogger("vfs.storage.guard")
+T = TypeVar("T")
+
+#: First and longest wait between attempts, seconds.
+FIRST_WAIT = 0.05
+LONGEST_WAIT = 5.0
+#: One attempt may take this share of the deadline, so that a hung connection leaves time for another.
+ATTEMPT_SHARE = 0.4
+
+
+class Counters:
+    """What was asked of the store: plain numbers for telemetry and tests."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.bytes_read = 0
+        self.retries = 0
+
+
+class GuardedStore:
+    """Any store, with deadlines, retries and checks. deadline: seconds for one operation in all."""
+
+    def __init__(self, store: Store, *, deadline: float = 30.0) -> None:
+        self._store = store
+        self._deadline = deadline
+        self._healthy = False
+        self.counters = Counters()
+
+    @property
+    def url(self) -> str:
+        """That of the store."""
+        return self._store.url
+
+    @property
+    def remote(self) -> bool:
+        """That of the store."""
+        return self._store.remote
+
+    async def head(self, key: str) -> ObjectDetails:
+        """The current version of an object."""
+        return await self._tried("head", key, lambda: self._store.head(key))
+
+    async def list(
+        self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
+    ) -> Page:
+        """One page of a listing."""
+        return await self._tried(
+            "list",
+            prefix,
+            lambda: self._store.list(prefix, delimiter=delimiter, token=token, limit=limit),
+        )
+
+    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
+        """A range of exactly this version, of exactly this length."""
+
+        async def attempt() -> Body:
+            body = await self._store.read(stored, offset, length)
+            if len(body) != length:
+                raise BadBody(f"{stored.key}: {len(body)} bytes at {offset} where {length} were asked for")
+            self.counters.bytes_read += length
+            return body
+
+        return await self._tried("get", stored.key, attempt)
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Passed on once: a write is not repeated blindly."""
+        return await self._store.put(key, body, replaces=replaces, metadata=metadata)
+
+    async def delete(self, stored: StoredObject) -> None:
+        """Passed on once."""
+        await self._store.delete(stored)
+
+    def presign(self, key: str, *, expires: int = 3600) -> str | None:
+        """A URL that reads the object without credentials."""
+        return self._store.presign(key, expires=expires)
+
+    async def aclose(self) -> None:
+        """Close the store."""
+        await self._store.aclose()
+
+    async def _tried(self, operation: str, key: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The answer of the first good attempt. Raises DeadlineExceeded with the last cause."""
+        until = trio.current_time() + self._deadline
+        wait, last, forgiven = FIRST_WAIT, None, False
+        while True:
+            self.counters.requests[operation] += 1
+            try:
+                answer = await self._attempt(attempt, until)
+            except Denied as error:
+                self._count(error)
+                if forgiven or not self._healthy:
+                    raise
+                forgiven, last, self._healthy = True, error, False
+            except (Unavailable, BadBody) as error:
+                self._count(error)
+                last = error
+            except ReelfsError as error:
+                self._count(error)
+                raise
+            else:
+                self._healthy = True
+                return answer
+            pause = max(random.uniform(0, wait), getattr(last, "retry_after", None) or 0.0)
+            if trio.current_time() + pause >= until:
+                raise self._given_up(operation, key, last)
+            self.counters.retries += 1
+            log.info("%s %s: %s; trying again", operation, key, last)
+            await trio.sleep(pause)
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float) -> T:
+        """One attempt, cut short when it hangs."""
+        seconds = min(until - trio.current_time(), self._deadline * ATTEMPT_SHARE)
+        with trio.move_on_after(seconds):
+            return await attempt()
+        raise Unavailable(f"no answer within {seconds:.1f} s")
+
+    def _given_up(self, operation: str, key: str, last: ReelfsError | None) -> StoreError:
+        if isinstance(last, BadBody):
+            return BadBody(f"{operation} {key}: {last}; given up after {self._deadline:g} s")
+        return DeadlineExceeded(f"{operation} {key}: no usable answer within {self._deadline:g} s: {last}")
+
+    def _count(self, error: ReelfsError) -> None:
+        self.counters.errors[type(error).__name__] += 1
