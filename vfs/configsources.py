@@ -257,3 +257,13 @@ def _line(name: str, value: object, kind: str, origin: str | None) -> str:
     if any(word in name.lower() for word in _SECRET_WORDS):
         return f"# {name} is not shown ({origin or 'default'})"
     return f"{name} = {toml_value(value, kind)}  # {origin or 'default'}"
+
+
+def markdown(options: Iterable[Option]) -> str:
+    """The table of settings as documentation shows it; a test keeps the page equal to it."""
+    rows = ["| setting | is | default | environment | flag | what it does |", "|---|---|---|---|---|---|"]
+    for option in options:
+        default = f"`{option.default_text}`" if option.default_text else ""
+        cells = (f"`{option.key}`", option.type, default, f"`{option.env}`", f"`{option.flag}`", option.help)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vfs.errors import ConfigError, ReelfsError
+from vfs.errors import ConfigError
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -217,8 +217,3 @@ def os_error_text(error: OSError, path: str) -> str:
     if error.errno == errno.ESTALE:
         return f"{path} was replaced in the store while it was read: open it again"
     return f"{path}: {error.strerror or error}"
-
-
-def is_expected(error: BaseException) -> bool:
-    """True for errors that one line explains; anything else is a bug of ours."""
-    return isinstance(error, ReelfsError | OSError)

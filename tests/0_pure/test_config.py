@@ -10,7 +10,7 @@ import pytest
 
 from vfs import ConfigError
 from vfs.config import KNOWN, Settings
-from vfs.configsources import config_file, toml_value
+from vfs.configsources import config_file, markdown, toml_value
 from vfs.units import format_size, human_size, parse_seconds, parse_size, split_list
 
 GIB = 1 << 30
@@ -268,6 +268,13 @@ def _same_by_every_way(tmp_path: Path, key: str, env: str, text: str) -> None:
     plain_dump = Settings().model_dump(exclude={"origins"})
     for settings in (by_file, by_env, by_option):
         assert settings.model_dump(exclude={"origins"}) == plain_dump
+
+
+def test_the_table_for_documentation_has_a_row_for_every_setting() -> None:
+    lines = markdown(Settings.describe()).splitlines()
+    assert len(lines) == len(KNOWN) + 2
+    assert '| `cache_size` | size | `"10GiB"` | `REELFS_CACHE_SIZE` | `--cache-size` |' in "\n".join(lines)
+    assert {line.count("|") for line in lines} == {7}
 
 
 def test_settings_are_immutable() -> None:
