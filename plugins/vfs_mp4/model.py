@@ -104,7 +104,8 @@ class Movie:
     progressive one. fragments: those the tables cover, in file order. complete: the tables cover the whole
     file. zero: the earliest presentation time of all usable tracks after their edit lists, in seconds: the
     0 of path times. duration: seconds on the player line. damage: what was wrong, in words.
-    index_source: which of `moov`, `sidecar`, `sidx`, `mfra`, `walk` the tables came from.
+    index_source: which of `moov`, `sidecar`, `sidx`, `mfra`, `walk` the tables came from. exact_duration:
+    False while the last fragment has not been looked at and `duration` is what the index makes of it.
     """
 
     object: StoredObject
@@ -117,6 +118,7 @@ class Movie:
     complete: bool = True
     damage: tuple[str, ...] = ()
     index_source: str = "moov"
+    exact_duration: bool = True
 
     @property
     def nbytes(self) -> int:

@@ -62,15 +62,18 @@ def shown(movie: Movie, track: Track) -> Shown:
 
     Raises Damaged for an edit list that repeats the media beyond reason.
     """
-    found = _KEPT.get(track)
-    if found is None:
-        found = place_samples(track, movie.timescale, shift_only=movie.init is not None)
-        _KEPT[track] = found
-    return found
+    return place_samples(track, movie.timescale, shift_only=movie.init is not None)
 
 
 def place_samples(track: Track, timescale: int, *, shift_only: bool) -> Shown:
     """`shown` without a movie. timescale: of the movie; shift_only: the edit list never trims."""
+    found = _KEPT.get(track)
+    if found is None:
+        found = _KEPT[track] = _placed(track, timescale, shift_only)
+    return found
+
+
+def _placed(track: Track, timescale: int, shift_only: bool) -> Shown:
     rows = track.samples
     order = np.argsort(rows.pts, kind="stable")
     pts = rows.pts[order]
@@ -190,12 +193,25 @@ def start_row(track: Track, rows: NDArray[np.int64]) -> int:
     of that one (after it in decode order, before it in display order: its references may lie before the
     sync sample, as in an open GOP). Row 0 where there is no sync sample.
     """
+    key = _key_for(track, rows)
+    if key is not None:
+        return key
+    syncs = np.flatnonzero(track.samples.sync[: int(rows.min()) + 1])
+    return int(syncs[0]) if len(syncs) else 0
+
+
+def decodable(track: Track, rows: NDArray[np.int64]) -> bool:
+    """Whether the tables hold a sync sample from which all of `rows` can be decoded."""
+    return _key_for(track, rows) is not None
+
+
+def _key_for(track: Track, rows: NDArray[np.int64]) -> int | None:
     pts = track.samples.pts
     syncs = np.flatnonzero(track.samples.sync[: int(rows.min()) + 1])
     for key in syncs[::-1]:
         if not np.any((rows > key) & (pts[rows] < pts[key])):
             return int(key)
-    return int(syncs[0]) if len(syncs) else 0
+    return None
 
 
 def zero(tracks: Sequence[tuple[Track, Shown]]) -> Fraction:

@@ -1,0 +1,204 @@
+"""Choose a hint where the fragments lie: sidecars first, then sidx, then mfra; check it at both ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfs import Damaged, NotFound, Place, Stale
+from vfs_mp4 import sidecar, table, walk
+from vfs_mp4.anchors import Anchors, parse_mfra, parse_sidx
+from vfs_mp4.boxes import Header
+from vfs_mp4.fragments import Moof
+from vfs_mp4.probe import Opened, Reader, off_loop
+from vfs_mp4.table import FragmentTable
+
+__all__ = ["Anchors", "Side", "first_table", "read_sidecar", "sidecars"]
+
+# An mfra of FFmpeg has about 20 bytes a fragment; more than this is no hint worth its bytes.
+_MAX_HINT = 4 << 20
+_TAIL = 8 << 10
+# Boxes between moov and the first moof: styp, sidx, free, emsg, ...
+_MAX_BETWEEN = 32
+# What the generator of sidecars writes when it finds no mdhd.
+_NO_TIMESCALE = 90_000
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A sidecar that is there."""
+
+    suffix: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """Where the fragments begin. sidx: offset and header of one before them."""
+
+    moof: int
+    head: Header
+    sidx: tuple[int, int] | None
+
+
+async def sidecars(place: Place) -> list[Side]:
+    """The sidecars beside a file that list fragments; known from the listing, none is read."""
+    return [
+        Side(suffix, side)
+        for suffix in (sidecar.SQLITE, sidecar.JSON)
+        if (side := await place.sidecar(suffix))
+    ]
+
+
+async def read_sidecar(place: Place, side: Side) -> Anchors | None:
+    """What a sidecar says; None, with a report, when it cannot be of this file."""
+    size = side.place.size
+    try:
+        if size > sidecar.MAX_BYTES:
+            raise Damaged(f"{size} bytes are over the limit of {sidecar.MAX_BYTES}")
+        data = await side.place.read(0, size)
+        return await off_loop(size, sidecar.parse, side.suffix, data, place.size)
+    except (Damaged, NotFound, Stale) as error:
+        place.report(f"{side.suffix} ignored: {error}")
+        return None
+
+
+async def first_table(
+    place: Place, reader: Reader, opened: Opened, parsed: Sequence[Anchors], tried: set[str]
+) -> FragmentTable | None:
+    """A table by the best hint that fits, its opening read; None where the file must be walked.
+
+    tried: sources that need not be asked again; those asked now are added.
+    """
+    begin = await _begin(reader, opened)
+    if begin is None or any(len(track.samples) for track in opened.moov.tracks):
+        return None
+    for source in ("sidecar", "sidx", "mfra"):
+        if source in tried:
+            continue
+        tried.add(source)
+        found = await _anchors(source, place, reader, opened, parsed, begin)
+        if found is not None:
+            try:
+                return await _opened_table(place, reader, opened, found)
+            except Damaged as error:
+                place.report(f"{found.name} ignored: {error}")
+    return None
+
+
+async def _begin(reader: Reader, opened: Opened) -> _Begin | None:
+    """The first moof, from the moov on; None where there is none near."""
+    at, sidx = opened.end, None
+    try:
+        for _ in range(_MAX_BETWEEN):
+            head = await reader.header(at, _TAIL)
+            if head is None or not head.size:
+                return None
+            if head.kind == b"moof":
+                return _Begin(at, head, sidx)
+            if head.kind == b"sidx" and sidx is None:
+                sidx = (at, head.size)
+            at += head.size
+    except Damaged:
+        pass
+    return None
+
+
+async def _anchors(
+    source: str, place: Place, reader: Reader, opened: Opened, parsed: Sequence[Anchors], begin: _Begin
+) -> Anchors | None:
+    """The anchors of one kind of hint, if it is there and can be of this file."""
+    try:
+        if source == "sidecar":
+            return await _agreed(place, reader, opened, parsed, begin)
+        if source == "sidx":
+            return await _sidx(place, reader, begin)
+        return await _mfra(place, reader, opened, begin)
+    except Damaged as error:
+        place.report(f"{source} ignored: {error}")
+        return None
+
+
+async def _agreed(
+    place: Place, reader: Reader, opened: Opened, parsed: Sequence[Anchors], begin: _Begin
+) -> Anchors | None:
+    """The sidecar to use: of two that disagree the one whose first and last fragment are there."""
+    fitting = [found for found in parsed if _begins_well(place, opened, found, begin)]
+    if len(fitting) == 2 and not sidecar.agree(*fitting):
+        held = [found for found in fitting if await _ends_well(place, opened, found)]
+        place.report("the sidecars disagree" + ("" if len(held) == 1 else ": both ignored"))
+        return held[0] if len(held) == 1 else None
+    return fitting[0] if fitting else None
+
+
+def _begins_well(place: Place, opened: Opened, found: Anchors, begin: _Begin) -> bool:
+    """Whether the first row is the first fragment, and the last row the end of the file."""
+    scales = [track.timescale for track in opened.moov.tracks[:1]]
+    reason = ""
+    if found.timescale not in (*scales, _NO_TIMESCALE):
+        reason = f"timescale {found.timescale}, the video has {scales}"
+    elif found.moof_size is None or (found.offset[0], found.moof_size[0]) != (begin.moof, begin.head.size):
+        reason = f"first fragment at {found.offset[0]}, the video has it at {begin.moof}"
+    elif not found.covers(place.size):
+        reason = f"it ends at {found.end}, the video at {place.size}"
+    if reason:
+        place.report(f"{found.name} ignored: {reason}")
+    return not reason
+
+
+async def _ends_well(place: Place, opened: Opened, found: Anchors) -> bool:
+    """Whether the last row is a fragment."""
+    try:
+        await walk.region(Reader(place), FragmentTable(place.object, opened, found), len(found) - 1)
+    except Damaged:
+        return False
+    return True
+
+
+async def _sidx(place: Place, reader: Reader, begin: _Begin) -> Anchors | None:
+    """A sidx before the first fragment that covers the whole file."""
+    if begin.sidx is None or begin.sidx[1] > _MAX_HINT:
+        return None
+    at, size = begin.sidx
+    found = parse_sidx(await reader.peek(at, size), at)
+    good = found.covers(place.size) and found.offset[0] <= begin.moof < found.stop(0)
+    return found if good else None
+
+
+async def _mfra(place: Place, reader: Reader, opened: Opened, begin: _Begin) -> Anchors | None:
+    """The mfra at the end, found by the mfro in the last 16 bytes (ISO/IEC 14496-12 8.8.11)."""
+    tail = max(place.size - _TAIL, begin.moof + begin.head.size)
+    last = await reader.peek(place.size - 16, 16) if reader.knows(place.size - 16, 16) else b""
+    if not last and place.size - tail >= 16:
+        last = (await reader.peek(tail, place.size - tail))[-16:]
+    if len(last) < 16 or last[4:8] != b"mfro":
+        return None
+    length = int.from_bytes(last[12:16], "big")
+    at = place.size - length
+    if not 16 <= length <= _MAX_HINT or at <= begin.moof:
+        raise Damaged(f"mfro points {length} bytes back")
+    scales = {track.track_id: track.timescale for track in opened.moov.tracks}
+    found = parse_mfra(await reader.peek(at, length), at, scales)
+    if found.offset[0] > begin.moof:
+        time = np.insert(found.time, 0, min(0, int(found.time[0])))
+        return replace(found, offset=np.insert(found.offset, 0, begin.moof), time=time)
+    if found.offset[0] < begin.moof:
+        raise Damaged("it begins before the first fragment")
+    return found
+
+
+async def _opened_table(place: Place, reader: Reader, opened: Opened, found: Anchors) -> FragmentTable:
+    """A table with its opening fragments, and its last one where the hint does not say how long it is."""
+    now = FragmentTable(place.object, opened, found)
+    moofs: list[Moof] = []
+    for number in range(len(found)):
+        moofs += (await walk.region(reader, now, number)).moofs
+        if table.settled(opened.moov.tracks, moofs):
+            break
+    now.opening = table.opening_of(opened.moov.tracks, moofs)
+    now.zero = table.zero_of(now, now.opening)
+    if found.source != "sidecar" or found.length is None:
+        await walk.region(reader, now, len(found) - 1)
+    return now
