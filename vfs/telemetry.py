@@ -158,8 +158,8 @@ class Status:
         self.settings = settings
         self.source = source if source is not None else (settings.source if settings else "")
         self.version = version
-        self.offline = False
         self._plugins = plugins
+        self._store = store
         self._clock = clock
         self._started = clock()
         self._started_at = time.time()
@@ -288,8 +288,15 @@ class Status:
         """Seconds since the mount started."""
         return self._clock() - self._started
 
+    @property
+    def offline(self) -> bool:
+        """True while the store cannot be reached: it says so itself (`offline`), where it knows."""
+        return bool(getattr(self._store, "offline", False))
+
     def cost_usd(self) -> float:
-        """The requests so far at R2's list prices, no free tier counted."""
+        """The requests so far at R2's list prices, no free tier counted; a folder of this machine is free."""
+        if self.settings is not None and self.settings.is_local:
+            return 0.0
         return cost_usd(self._by_class())
 
     def _by_class(self) -> Mapping[str, float]:

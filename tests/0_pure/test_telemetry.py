@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from vfs import telemetry
+from vfs.config import Settings
 from vfs.telemetry import METRICS, Status
 
 
@@ -62,6 +63,13 @@ def test_store_figures_are_taken_when_asked_for_and_priced() -> None:
     assert snapshot["counters"]["store_bytes_read"] == 7
     assert snapshot["cost_usd"] == pytest.approx(9.72)
     assert "reelfs_store_cost_usd_total 9.72" in status.metrics_text()
+
+
+def test_a_folder_of_this_machine_costs_nothing() -> None:
+    status = Status(Settings(source="/v"), store=SimpleNamespace(counters=Counters({"get": 9})))
+    assert status.value("store_requests") == 9
+    assert status.snapshot()["cost_usd"] == 0
+    assert not status.offline
 
 
 def test_watching_or_counting_what_is_no_metric_is_an_error() -> None:
@@ -129,10 +137,10 @@ def test_collisions_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_snapshot_is_json_whatever_the_paths_are() -> None:
     ticks = iter([10.0, 12.5, 13.0, 13.0, 13.0])
     plugins = SimpleNamespace(infos=(telemetry.Metric("a", "gauge", "h"), {"name": "p"}))
-    status = Status(plugins=plugins, source="/v", version="1.2", clock=lambda: next(ticks))
+    store = SimpleNamespace(counters=Counters(), offline=True)
+    status = Status(plugins=plugins, store=store, source="/v", version="1.2", clock=lambda: next(ticks))
     status.report("bad\udcff/\x00name", "x")
     status.view_failed("clips")
-    status.offline = True
     found = json.loads(status.snapshot_json())
     assert (found["version"], found["source"], found["offline"]) == ("1.2", "/v", True)
     assert found["uptime_seconds"] == 2.5

@@ -13,7 +13,12 @@ import pytest
 
 from vfs.terminal import EXIT_BROKEN_PIPE
 
-NO_CONFIG: Mapping[str, str] = {"HOME": "/nonexistent", "PATH": os.environ["PATH"]}
+#: No user's configuration, and none of the plugins that take long to load: they have tests of their own.
+NO_CONFIG: Mapping[str, str] = {
+    "HOME": "/nonexistent",
+    "PATH": os.environ["PATH"],
+    "REELFS_PLUGINS_BLOCK": "mp4",
+}
 
 
 def reelfs(
