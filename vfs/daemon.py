@@ -115,7 +115,6 @@ def _mounted(adapter: Adapter, mountpoint: Path, settings: Settings) -> Iterator
     finished = False
     try:
         fuse_loop.install_fast_wait(fuse_loop.fuse_descriptor(before))
-        mounting.tune(mounting.device_of(mountpoint))
         yield
         finished = True
     finally:
@@ -154,6 +153,7 @@ async def _answer(mountpoint: Path, callers: fuse_loop.Callers, ready: Callable[
 async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
     """Ask the mount something from outside of the event loop; say that it is ready when it answers."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    mounting.tune(mounting.device_of(mountpoint))  # not earlier: the kernel's INIT sets its own values
     # What exists by now stays: collections need not look at it again.
     gc.collect()
     gc.freeze()

@@ -58,8 +58,8 @@ class Mount:
         self.expected += patterns
 
     def known(self) -> dict[str, Any]:
-        """What the fake daemon tells of itself, made anew."""
-        told: dict[str, Any] = json.loads((self.path / "volatile.json").read_text())
+        """What the fake daemon tells of itself now."""
+        told: dict[str, Any] = json.loads(os.getxattr(self.path, "user.reelfs.known"))
         return told
 
     def lines(self) -> list[str]:
@@ -98,6 +98,8 @@ class Mount:
             if TROUBLE.search(line) and not any(re.search(pattern, line) for pattern in self.expected)
         ]
         assert unexpected == []
+        missing = [p for p in self.expected if not any(re.search(p, line) for line in self.lines())]
+        assert missing == []
 
 
 MountIt = Callable[..., Mount]

@@ -1,7 +1,7 @@
 """A daemon over a small tree of known files, some of which misbehave; runs as `python -m vfs.daemon` does.
 
 The folder named by FAKE_CONTROL steers it: `version` (text) is the version of `replaced.bin`, `gate` lets go
-what hangs. `volatile.json` in the mount tells what the daemon counts.
+what hangs, `crash` ends the daemon. `user.reelfs.known` of the root tells what the daemon counts.
 """
 
 from __future__ import annotations
@@ -149,7 +149,11 @@ class FakeTree:
         raise Damaged("not a video")
 
     async def volatile(self) -> bytes:
+        """Of another content each time."""
         self.made["volatile.json"] = self.made.get("volatile.json", 0) + 1
+        return json.dumps({"made": self.made["volatile.json"]}).encode()
+
+    def known(self) -> str:
         wait: Any = pyfuse3
         known = {
             "made": self.made,
@@ -159,7 +163,7 @@ class FakeTree:
             "fast": getattr(wait._wait_fuse_readable, "fast", None),
             "status": self.status.snapshot(),
         }
-        return json.dumps(known).encode()
+        return json.dumps(known)
 
     def directory(self, name: str) -> Directory:
         async def entries() -> Mapping[str, Node | None]:
@@ -225,20 +229,32 @@ class FakeTree:
         return [*found.attributes, "explain"]
 
     async def xattr(self, found: Found, name: str) -> str:
+        if name == "known" and not found.path:
+            return self.known()
         if name == "explain":
             return "x" * 5000
         return found.attributes[name]
 
 
 def source_in(control: Path) -> daemon.OpenSource:
-    """Opens the fake tree; `volatile.json` tells what the daemon knows of itself."""
+    """Opens the fake tree."""
 
     @asynccontextmanager
     async def opened(settings: Settings) -> AsyncIterator[Opened]:
         reader, status = FakeReader(control), Status(settings)
-        yield Opened(cast(Tree, FakeTree(control, reader, status)), reader, status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash_when_told, control)
+            yield Opened(cast(Tree, FakeTree(control, reader, status)), reader, status)
+            nursery.cancel_scope.cancel()
 
     return opened
+
+
+async def crash_when_told(control: Path) -> None:
+    """A fault in a background task of the source."""
+    while not (control / "crash").exists():
+        await trio.sleep(0.05)
+    raise RuntimeError("a fault in the background")
 
 
 adapters: list[Adapter] = []
@@ -253,7 +269,8 @@ class KnownAdapter(Adapter):
 
 
 if __name__ == "__main__":
-    daemon.Adapter = KnownAdapter  # type: ignore[misc]
+    replaced: dict[str, Any] = {"Adapter": KnownAdapter}
+    vars(daemon).update(replaced)
     if os.environ.get("FAKE_PLAIN_LOOP"):
-        fuse_loop.KNOWN_VERSIONS = ()
+        vars(fuse_loop).update(KNOWN_VERSIONS=())
     sys.exit(daemon.main(source_in(Path(os.environ["FAKE_CONTROL"]))))
