@@ -110,7 +110,8 @@ class GuardedStore:
     async def _tried(self, operation: str, key: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """The answer of the first good attempt. Raises DeadlineExceeded with the last cause."""
         until = trio.current_time() + self._deadline
-        wait, last, forgiven = FIRST_WAIT, None, False
+        last: ReelfsError | None = None
+        wait, forgiven = FIRST_WAIT, False
         while True:
             self.counters.requests[operation] += 1
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import trio
@@ -23,7 +23,7 @@ class Request:
 
 
 class MemoryStore:
-    """A store over a dictionary of key to bytes. It calls itself remote, so that caches and read-ahead work."""
+    """A store over a dictionary of key to bytes. Remote unless told otherwise, so that caches are used."""
 
     def __init__(self, objects: Mapping[str, bytes] | None = None, *, remote: bool = True) -> None:
         self._objects: dict[str, tuple[StoredObject, bytes]] = {}
@@ -71,15 +71,14 @@ class MemoryStore:
         self.log.append(Request("list", prefix))
         await trio.lowlevel.checkpoint()
         found: dict[str, StoredObject | None] = {}
-        for key, (stored, _) in self._objects.items():
+        for key, (described, _) in self._objects.items():
             if key.startswith(prefix):
                 cut = key.find(delimiter, len(prefix)) if delimiter else -1
-                found[key if cut < 0 else key[: cut + len(delimiter)]] = stored if cut < 0 else None
+                found[key if cut < 0 else key[: cut + len(delimiter)]] = described if cut < 0 else None
         names = sorted(name for name in found if token is None or name > token)
         shown = names[:limit]
-        objects: Iterable[StoredObject] = (stored for name in shown if (stored := found[name]) is not None)
-        return Page(
-            tuple(objects),
+                return Page(
+            tuple(stored for name in shown if (stored := found[name]) is not None),
             tuple(name for name in shown if found[name] is None),
             shown[-1] if len(names) > limit else None,
         )

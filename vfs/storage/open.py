@@ -17,7 +17,7 @@ def open_store(
     max_connections: int = 32,
     environ: Mapping[str, str] | None = None,
 ) -> Store | None:
-    """The store for a URL; None for a scheme that is not one of ours. Raises ConfigError, Denied, NotFound."""
+    """The store for a URL; None for a scheme that is not ours. Raises ConfigError, Denied."""
     if "://" not in url:
         from vfs.storage.local import LocalStore
 
