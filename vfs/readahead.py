@@ -19,7 +19,7 @@ import trio
 from vfs.cache.blocks import KIB, MIB, BlockCache
 from vfs.cache.intervals import Range, merged
 from vfs.errors import ReelfsError
-from vfs.spans import Layout, StoredObject
+from vfs.spans import Extent, Layout, StoredObject
 
 log = logging.getLogger("vfs.readahead")
 
@@ -116,16 +116,26 @@ class Prefetcher:
         cursor.ahead = cursor.position
 
     def fetch(self, cursor: Cursor, layout: Layout, start: int, end: int) -> bool:
-        """Begin to fetch [start, end) of the layout; False when there is no room for it."""
+        """Begin to fetch [start, end) of the layout unless it is here; False when there is no room for it."""
         size = end - start
         if self._nursery is None or self.pending + size > self._share:
             return False
+        if self._is_here(layout, start, end):
+            return True
         self.pending += size
         self.pieces += 1
         scope = trio.CancelScope()
         cursor.scopes.add(scope)
         self._nursery.start_soon(self._fetch, scope, cursor, layout, start, size)
         return True
+
+    def _is_here(self, layout: Layout, start: int, end: int) -> bool:
+        """A quick look for the common case, one extent: a file read again starts no tasks."""
+        span, begin = layout.locate(start)
+        if not isinstance(span, Extent) or end - begin > span.length:
+            return False
+        offset = span.offset - begin
+        return self._blocks.has(span.object, start + offset, end + offset)
 
     async def _fetch(
         self, scope: trio.CancelScope, cursor: Cursor, layout: Layout, start: int, size: int
@@ -148,10 +158,20 @@ class Prefetcher:
         for stored, ranges in wanted.items():
             fetches = self._blocks.plan(stored, ranges, gap=self._gap, max_request=_PIECE)
             for span in (*fetches.disk, *fetches.requests):
-                async with self._slots:
+                await self._take_slot()
+                try:
                     with self._blocks.hold() as hold:
                         hold.add(stored, [span], gap=self._gap, max_request=_PIECE)
                         await hold.wait()
+                finally:
+                    self._slots.release()
+
+    async def _take_slot(self) -> None:
+        """At once where one is free: a read that comes next shall find the request under way."""
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self._slots.acquire()
 
 
 class ReadAhead:
@@ -163,8 +183,8 @@ class ReadAhead:
         self._size = layout.size
         self._cursors: list[Cursor] = []
 
-    def note(self, offset: int, length: int) -> None:
-        """A read of [offset, offset + length) begins. Does not wait."""
+    def note(self, offset: int, length: int) -> bool:
+        """A read of [offset, offset + length) begins. Does not wait; true when more is being fetched now."""
         end = min(offset + length, self._size)
         cursor = self._continued(offset, length)
         if cursor is None:
@@ -174,7 +194,8 @@ class ReadAhead:
             cursor.position = end
             cursor.ahead = max(end, cursor.ahead)
             if cursor.ahead - end <= cursor.enough:
-                self._extend(cursor)
+                return self._extend(cursor)
+        return False
 
     def close(self) -> None:
         """End everything that is being fetched ahead."""
@@ -198,7 +219,8 @@ class ReadAhead:
             self._prefetcher.stop(self._cursors.pop(0))
         self._cursors.append(Cursor(position, run))
 
-    def _extend(self, cursor: Cursor) -> None:
+    def _extend(self, cursor: Cursor) -> bool:
+        before = self._prefetcher.pieces
         window = self._prefetcher.window(cursor)
         piece = min(_PIECE, max(_SMALLEST, window // _PARTS // _SMALLEST * _SMALLEST))
         target = min(self._size, cursor.position + window)
@@ -210,6 +232,7 @@ class ReadAhead:
                 break
             cursor.ahead = stop
         cursor.enough = max(0, window - piece)
+        return self._prefetcher.pieces > before
 
 
 def wanted_ranges(window: Layout) -> dict[StoredObject, list[Range]]:

@@ -160,10 +160,11 @@ class Handle:
 
     async def read(self, offset: int, length: int) -> Data:
         """The bytes [offset, offset + length), short only at the end. Raises Stale, StoreError."""
-        if self._ahead is not None and length > 0:
-            self._ahead.note(offset, length)
+        more = self._ahead is not None and length > 0 and self._ahead.note(offset, length)
         found = self._reader.peek(self.layout, offset, length)
         if found is not None:
+            if more:  # one turn for the requests that just began: a caller who only hits would give none
+                await trio.lowlevel.checkpoint()
             return found
         return await self._reader.read(self.layout, offset, length)
 

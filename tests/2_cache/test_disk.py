@@ -25,6 +25,7 @@ from vfs.cache import diskfile
 from vfs.cache.budget import Budget
 from vfs.cache.disk import DiskCache
 from vfs.errors import ConfigError
+from vfs.pytest_plugin import ExpectedLogs
 from vfs.spans import StoredObject
 
 KIB = 1024
@@ -145,8 +146,10 @@ def test_a_plan_may_look_without_waiting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 7, 8, 30, 41, 50, 56, 60, 5000, 70_000, -1])
 def test_a_flipped_byte_is_a_miss_and_the_file_goes(
-    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture, expected_logs: ExpectedLogs
 ) -> None:
+    expected_logs("damaged file was removed")
+
     async def work(cache: DiskCache) -> None:
         await keep(cache, A, 0, body(100_000))
         (path,) = files(tmp_path)
@@ -161,10 +164,13 @@ def test_a_flipped_byte_is_a_miss_and_the_file_goes(
 
     using(tmp_path, work)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
-    caplog.clear()
 
 
-def test_a_flipped_byte_elsewhere_does_not_spoil_a_part_that_is_whole(tmp_path: Path) -> None:
+def test_a_flipped_byte_elsewhere_does_not_spoil_a_part_that_is_whole(
+    tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("damaged file was removed")
+
     async def work(cache: DiskCache) -> None:
         data = body(200_000)
         await keep(cache, A, 0, data)
@@ -209,8 +215,13 @@ def pipe(path: Path) -> None:
 @pytest.mark.parametrize("harm", [truncate, extend, empty, foreign, link, pipe])
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_file_that_is_not_ours_any_more_is_a_miss_and_goes(
-    tmp_path: Path, harm: Callable[[Path], None], restart: bool
+    tmp_path: Path, harm: Callable[[Path], None], restart: bool, expected_logs: ExpectedLogs
 ) -> None:
+    if not restart:
+        expected_logs("damaged file was removed|cannot be read")
+    elif harm is foreign:
+        expected_logs("damaged file was removed")
+
     async def write(cache: DiskCache) -> None:
         await keep(cache, A, 0, body(1000))
         (path,) = files(tmp_path)
@@ -230,7 +241,11 @@ def test_a_file_that_is_not_ours_any_more_is_a_miss_and_goes(
         using(tmp_path, check)
 
 
-def test_a_file_of_another_object_or_place_is_never_served(tmp_path: Path) -> None:
+def test_a_file_of_another_object_or_place_is_never_served(
+    tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("damaged file was removed")
+
     async def work(cache: DiskCache) -> None:
         await keep(cache, A, 0, body(1000, 1))
         await keep(cache, A, 5000, body(1000, 2))
@@ -402,8 +417,14 @@ def refuse(code: int) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS])
 def test_a_disk_that_refuses_writes_is_said_once_left_alone_and_tried_again(
-    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    expected_logs: ExpectedLogs,
 ) -> None:
+    expected_logs(os.strerror(code))
+
     async def main() -> None:
         async with DiskCache.open(tmp_path, LIMIT, keep_free=0) as cache, trio.open_nursery() as nursery:
             await nursery.start(cache.run)
@@ -423,7 +444,6 @@ def test_a_disk_that_refuses_writes_is_said_once_left_alone_and_tried_again(
     trio.run(main, clock=MockClock(autojump_threshold=0.2))
     assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
     assert os.strerror(code) in caplog.records[0].getMessage()
-    caplog.clear()
 
 
 @pytest.mark.parametrize(("code", "stays"), [(errno.EIO, False), (errno.EACCES, True), (errno.EMFILE, True)])
@@ -433,7 +453,10 @@ def test_a_disk_that_cannot_be_read_is_a_miss(
     stays: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    expected_logs: ExpectedLogs,
 ) -> None:
+    expected_logs("reading through")
+
     async def work(cache: DiskCache) -> None:
         await keep(cache, A, 0, body(100))
         with monkeypatch.context() as patch:
@@ -444,17 +467,19 @@ def test_a_disk_that_cannot_be_read_is_a_miss(
 
     using(tmp_path, work)
     assert sum("reading through" in r.getMessage() for r in caplog.records) == 1
-    caplog.clear()
 
 
-def test_space_that_others_need_is_left_to_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_space_that_others_need_is_left_to_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("No space left")
+
     async def work(cache: DiskCache) -> None:
         await keep(cache, A, 0, body(100))
         assert len(cache) == 0
 
     using(tmp_path, work, keep_free=1 << 60)
     assert "No space left" in caplog.text
-    caplog.clear()
 
 
 @pytest.fixture
@@ -469,7 +494,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
-def test_a_full_disk_costs_nothing_but_the_cache(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_costs_nothing_but_the_cache(
+    small_disk: Path, caplog: pytest.LogCaptureFixture, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("No space left")
+
     async def work(cache: DiskCache) -> None:
         for number in range(10):
             cache.offer(A, number * 200_000, body(150_000, number))
@@ -482,7 +511,6 @@ def test_a_full_disk_costs_nothing_but_the_cache(small_disk: Path, caplog: pytes
 
     using(small_disk, work)
     assert [r.getMessage().count("No space left") for r in caplog.records] == [1]
-    caplog.clear()
 
 
 WRITER = """

@@ -139,6 +139,11 @@ class BlockCache:
         offset -= segment.start
         return segment.data[offset : offset + length]
 
+    def has(self, stored: StoredObject, start: int, end: int) -> bool:
+        """The bytes [start, end) are all in memory."""
+        file = self._files.get((stored.key, stored.version, stored.size))
+        return file is not None and not file.ready.gaps(start, end)
+
     async def read(
         self,
         stored: StoredObject,

@@ -213,10 +213,11 @@ class DiskCache:
             return None
         except OSError as error:
             self._failed("read", error)
-            if error.errno not in _BAD_FILE:
-                return None
-            data = None
+            if error.errno in _BAD_FILE:
+                await self._discard(entry)
+            return None
         if data is None:
+            log.warning("disk cache %s: a damaged file was removed", self.directory)
             await self._discard(entry)
             return None
         self.counters.reads += 1
@@ -285,7 +286,6 @@ class DiskCache:
     async def _discard(self, entry: _Entry) -> None:
         """Remove a file that is not what was written."""
         self.counters.bad += 1
-        log.warning("disk cache %s: a damaged file was removed", self.directory)
         self._forget(entry)
         await self._call(lambda: self._unlink([entry.found]), self._readers)
 
