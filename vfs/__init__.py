@@ -3,6 +3,8 @@
 (`vfs.testing` beside it: contract suites and fixtures.)
 """
 
+from typing import TYPE_CHECKING
+
 from vfs.errors import (
     BadBody,
     ConfigError,
@@ -31,6 +33,10 @@ from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Extent, Inline, Layout, Span, StoredObject
 from vfs.views import Place, View
 
+if TYPE_CHECKING:  # what hooks are given; importing them costs a plugin nothing
+    from vfs.config import Settings
+    from vfs.telemetry import Status
+
 __all__ = [
     "BadBody",
     "Bytes",
@@ -57,9 +63,11 @@ __all__ = [
     "ReadOnly",
     "ReelfsError",
     "Selection",
+    "Settings",
     "Span",
     "Spliced",
     "Stale",
+    "Status",
     "StoreError",
     "StoredObject",
     "Symlink",

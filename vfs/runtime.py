@@ -81,6 +81,8 @@ async def open_runtime(
             negative_ttl=settings.negative_ttl,
             immutable=settings.immutable,
         )
+        # Asked at once: wrong credentials or a missing bucket are told at start, and the root is listed.
+        await metadata.folder("")
         workers.configure(
             processes=settings.workers.processes,
             memory=settings.workers.memory,

@@ -181,6 +181,8 @@ class Tree:
             return await self._in_folder_once(place, name)
 
     async def _in_folder_once(self, place: StoredPlace, name: str) -> Found | None:
+        if not place.path and (node := await self._control(place, name)) is not None:
+            return self._derived(name, node, (), 0.0)
         if (cut := names.split_derived(name)) is None:
             stored = await self._metadata.find(place.prefix, name)
             if stored is not None:
@@ -195,6 +197,16 @@ class Tree:
                 return found
         node = await self._panel.resolve(place, name)
         return self._derived(_join(place.path, name), node, (), self._ttl(place)) if node else None
+
+    async def _control(self, root: StoredPlace, name: str) -> Node | None:
+        """`.reelfs` and its like: hidden names of the root that views answer, also while the store is away.
+
+        The last listing of the root, however old, says whether a real key has that name.
+        """
+        listing = self._metadata.listings().get("")
+        if not name.startswith(".") or listing is None or listing.get(name) is not None:
+            return None
+        return await self._panel.resolve(root, name)
 
     async def _sibling(
         self, place: StoredPlace, name: str, files: Mapping[str, StoredObject]

@@ -65,6 +65,13 @@ class Place(Protocol):
     async def children(self) -> Mapping[str, Place]:
         """The stored children of a folder, by name: whole and at most `dir_ttl` old."""
 
+    async def unpathable(self) -> Mapping[str, Place]:
+        """Below a folder: objects whose keys cannot be paths, by percent-encoded key.
+
+        Keys hidden by a folder of the same name are among them once that folder's parent was listed.
+        Walks all keys, one LIST for a thousand.
+        """
+
     async def derive(
         self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
     ) -> T:

@@ -47,6 +47,8 @@ class GuardedStore:
         self._deadline = deadline
         self._healthy = False
         self.counters = Counters()
+        #: True after an operation that got no usable answer, until one does.
+        self.offline = False
 
     @property
     def url(self) -> str:
@@ -128,7 +130,7 @@ class GuardedStore:
                 self._count(error)
                 raise
             else:
-                self._healthy = True
+                self._healthy, self.offline = True, False
                 return answer
             pause = max(random.uniform(0, wait), getattr(last, "retry_after", None) or 0.0)
             if trio.current_time() + pause >= until:
@@ -146,6 +148,7 @@ class GuardedStore:
         raise Unavailable(f"no answer within {seconds:.1f} s")
 
     def _given_up(self, operation: str, key: str, last: ReelfsError | None) -> StoreError:
+        self.offline = not isinstance(last, BadBody)
         if isinstance(last, BadBody):
             return BadBody(f"{operation} {key}: {last}; given up after {self._deadline:g} s")
         return DeadlineExceeded(f"{operation} {key}: no usable answer within {self._deadline:g} s: {last}")

@@ -77,7 +77,7 @@ class MemoryStore:
                 found[key if cut < 0 else key[: cut + len(delimiter)]] = described if cut < 0 else None
         names = sorted(name for name in found if token is None or name > token)
         shown = names[:limit]
-                return Page(
+        return Page(
             tuple(stored for name in shown if (stored := found[name]) is not None),
             tuple(name for name in shown if found[name] is None),
             shown[-1] if len(names) > limit else None,

@@ -168,7 +168,7 @@ class S3Store:
         except trio.Cancelled:
             transfer.abandon()
             raise
-        if answer.status in (200, 206) and answer.headers.get("etag") not in (None, stored.version):
+        if answer.status in (200, 206) and _is_other(answer.headers, stored):
             # Another etag: replaced, on a server that does not know If-Match? Or an answer gone astray?
             now = (await self.head(stored.key)).object
             if now.version != stored.version:
@@ -232,7 +232,17 @@ class S3Store:
 
 def _described(key: str, size: int, etag: str, modified: Any) -> StoredObject:
     # Whole seconds: a HEAD knows no more, and the same version must look the same from a listing.
-    return StoredObject(key, size, etag, int(modified.timestamp()) * 10**9)
+    return StoredObject(key, size, _quoted(etag), int(modified.timestamp()) * 10**9)
+
+
+def _quoted(etag: str) -> str:
+    """One spelling of an etag: some servers leave out the quotes in listings, or mark it weak."""
+    return '"' + etag.removeprefix("W/").strip('"') + '"'
+
+
+def _is_other(headers: Mapping[str, str], stored: StoredObject) -> bool:
+    """The answer names an etag, and it is not the pinned one."""
+    return "etag" in headers and _quoted(headers["etag"]) != stored.version
 
 
 def _check(answer: Answer, stored: StoredObject, offset: int, length: int) -> None:
@@ -247,7 +257,7 @@ def _check(answer: Answer, stored: StoredObject, offset: int, length: int) -> No
             f"{stored.key} is stored with Content-Encoding {headers['content-encoding']}: its bytes "
             "cannot be read by range; store it without, or with Cache-Control: no-transform"
         )
-    if headers.get("etag") not in (None, stored.version):
+    if _is_other(headers, stored):
         raise BadBody(f"{what}: answered with another etag")
     if (given := headers.get("content-range")) is not None:
         match = _RANGE.fullmatch(given)
