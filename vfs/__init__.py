@@ -32,6 +32,7 @@ from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescap
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Extent, Inline, Layout, Span, StoredObject
 from vfs.views import Place, View
+from vfs.workers import in_thread, in_worker, warm
 
 if TYPE_CHECKING:  # what hooks are given; importing them costs a plugin nothing
     from vfs.config import Settings
@@ -78,6 +79,9 @@ __all__ = [
     "WorkerFailed",
     "escape",
     "hookimpl",
+    "in_thread",
+    "in_worker",
     "parse_derived",
     "unescape",
+    "warm",
 ]
