@@ -7,6 +7,7 @@ holds before anything is allocated, levels and boxes are counted. What was wrong
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ MAX_TABLE_BYTES = 256 << 20
 # One row of model.Samples: five int64 columns, a bool and an int32.
 ROW_BYTES = 5 * 8 + 1 + 4
 MAX_ROWS = MAX_TABLE_BYTES // ROW_BYTES
+
+# What construct raises where bytes are missing: interpreted forms the first, compiled ones the second.
+_UNREADABLE = (ConstructError, struct.error)
 
 _HEADER = Struct("size" / Int32ub, "kind" / Bytes(4), "large" / If(this.size == 1, Int64ub)).compile()
 _MVHD = {
@@ -110,9 +114,11 @@ def parse_header(data: bytes) -> Header | None:
 
     Raises Damaged for a size that is smaller than the header itself (a walk would never move on).
     """
+    if len(data) < 8:
+        return None
     try:
         found = _HEADER.parse(data)
-    except ConstructError:
+    except _UNREADABLE:
         return None
     length = 8 if found.large is None else 16
     size = found.size if found.large is None else found.large
@@ -170,7 +176,7 @@ def _small(forms: dict[int, Any], data: bytes, box: Box, skip: int = 0) -> Any:
     form = forms.get(payload[0]) if payload else None
     try:
         return None if form is None else form.parse(payload[skip:])
-    except ConstructError:
+    except _UNREADABLE:
         return None
 
 
@@ -214,7 +220,7 @@ def track_defaults(data: bytes, box: Box) -> tuple[int, int, int, int, int] | No
     """A trex: (track_ID, description, duration, size, flags), None where it is too short."""
     try:
         found = _TREX.parse(data[box.body : box.stop])
-    except ConstructError:
+    except _UNREADABLE:
         return None
     return found.track_id, found.description, found.duration, found.size, found.flags
 

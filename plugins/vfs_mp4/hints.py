@@ -15,11 +15,12 @@ from vfs_mp4.fragments import Moof
 from vfs_mp4.probe import Opened, Reader, off_loop
 from vfs_mp4.table import FragmentTable
 
-__all__ = ["Anchors", "Side", "first_table", "read_sidecar", "sidecars"]
+__all__ = ["Anchors", "Side", "first_table", "head_length", "read_sidecar", "sidecars"]
 
 # An mfra of FFmpeg has about 20 bytes a fragment; more than this is no hint worth its bytes.
 _MAX_HINT = 4 << 20
 _TAIL = 8 << 10
+_MAX_HEAD = 64 << 10
 # Boxes between moov and the first moof: styp, sidx, free, emsg, ...
 _MAX_BETWEEN = 32
 # What the generator of sidecars writes when it finds no mdhd.
@@ -63,6 +64,14 @@ async def read_sidecar(place: Place, side: Side) -> Anchors | None:
     except (Damaged, NotFound, Stale) as error:
         place.report(f"{side.suffix} ignored: {error}")
         return None
+
+
+def head_length(parsed: Sequence[Anchors | None]) -> int | None:
+    """How long the head with the first moof is by the word of a sidecar; None where none says."""
+    found = next((anchors for anchors in parsed if anchors is not None), None)
+    if found is None or found.moof_size is None:
+        return None
+    return min(int(found.offset[0] + found.moof_size[0]) + 16, _MAX_HEAD)
 
 
 async def first_table(

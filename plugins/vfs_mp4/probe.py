@@ -91,23 +91,26 @@ def head_size(size: int) -> int:
     return min(size, HEAD_BIG if size >= BIG_FILE else HEAD_SMALL)
 
 
-async def open_moov(reader: Reader) -> Opened:
-    """Find, read and parse the moov. Raises NoMedia where there is none, Damaged where it is cut off."""
+async def open_moov(reader: Reader, head: int | None = None) -> Opened:
+    """Find, read and parse the moov. head: bytes to begin with, None = `head_size`.
+
+    Raises NoMedia where there is none, Damaged where it is cut off.
+    """
     size = reader.place.size
     if not size:
         raise NoMedia("the file is empty")
-    at, reach, cut, jumped = 0, head_size(size), "", False
+    at, reach, cut, jumped = 0, head or head_size(size), "", False
     for _ in range(_MAX_HOPS):
-        head = await reader.header(at, reach)
-        if head is None:
+        box = await reader.header(at, reach)
+        if box is None:
             break
-        if at == 0 and head.kind not in _OPENING:
-            raise NoMedia(f"not MP4: begins with {boxes.name_of(head.kind)!r}")
-        if head.kind == b"moov":
-            return await _read_moov(reader, at, head)
-        end = at + head.size if head.size else size
+        if at == 0 and box.kind not in _OPENING:
+            raise NoMedia(f"not MP4: begins with {boxes.name_of(box.kind)!r}")
+        if box.kind == b"moov":
+            return await _read_moov(reader, at, box)
+        end = at + box.size if box.size else size
         if end > size:
-            cut = f": {boxes.name_of(head.kind)} claims {head.size} bytes, {size - at} are there"
+            cut = f": {boxes.name_of(box.kind)} claims {box.size} bytes, {size - at} are there"
         at = min(end, size)
         if not reader.knows(at, 16):
             reach = _HOP if jumped else _reach(size, size - at)

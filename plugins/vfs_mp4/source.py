@@ -16,7 +16,7 @@ from vfs import Damaged, NotFound, OutOfRange, Place, Stale
 from vfs_mp4 import hints, table, timeline, walk
 from vfs_mp4.index import Moov
 from vfs_mp4.model import Movie
-from vfs_mp4.probe import Opened, Reader, gather, off_loop, open_moov
+from vfs_mp4.probe import BIG_FILE, Opened, Reader, gather, off_loop, open_moov
 from vfs_mp4.sidecar import MAX_BYTES, OFFSETS, disagreement, parse_offsets
 from vfs_mp4.table import FragmentTable, Region
 
@@ -114,18 +114,26 @@ async def _load(place: Place) -> _Source:
 async def _both(
     place: Place, reader: Reader, listed: Sequence[hints.Side]
 ) -> tuple[Opened, list[hints.Anchors]]:
-    """The moov and what the sidecars say, asked for together."""
+    """The moov and what the sidecars say.
+
+    Of a big file both are asked for together: the head is little beside any picture. Of a small one the
+    sidecar is asked first, since it tells how long the head is: a round trip more, no byte too many.
+    """
     opened: list[Opened] = []
     parsed: list[hints.Anchors | None] = []
 
     async def read_moov() -> None:
-        opened.append(await open_moov(reader))
+        opened.append(await open_moov(reader, hints.head_length(parsed)))
 
     async def read_side(side: hints.Side) -> None:
         parsed.append(await hints.read_sidecar(place, side))
 
-    works: list[Callable[[], Awaitable[None]]] = [read_moov]
-    await gather(works + [partial(read_side, side) for side in listed])
+    works: list[Callable[[], Awaitable[None]]] = [partial(read_side, side) for side in listed]
+    if place.size >= BIG_FILE:
+        await gather([*works, read_moov])
+    else:
+        await gather(works)
+        await read_moov()
     return opened[0], [anchors for anchors in parsed if anchors is not None]
 
 

@@ -30,8 +30,9 @@ _KEPT_REGIONS = 1024
 _LOOSE = Fraction(1, 2)
 # Encoders that leave GOPs open unless told otherwise (libx265 does) write these.
 _OPEN_GOP_CODECS = frozenset(("hvc1", "hev1"))
-# Estimate of the bytes up to a frame: a tenth more than the fragments seen so far needed, and a little.
-_MARGIN, _MARGIN_BYTES, _REORDER = 1.1, 2048, 3
+# Bytes to read up to a frame: what the fragments seen so far make of it, and this much more. Too little is
+# a second request, too much is bytes; sizes of key frames differ by about this from one to the next.
+_MARGIN, _MARGIN_BYTES = 1.15, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +252,10 @@ def _needed(table: FragmentTable, number: int, part: float) -> float | None:
         return None
     rows = region.moofs[0].rows[main.track_id]
     begin, stop = int(anchors.offset[number]), anchors.stop(number)
-    row = min(int(part * len(rows)) + _REORDER, len(rows) - 1)
+    # The picture on screen at that part of the region, and the next in decode order for good measure.
+    when = rows.pts[0] + part * float(rows.dur.sum())
+    early = np.flatnonzero(rows.pts <= when)
+    row = min(int(early[np.argmax(rows.pts[early])]) + 1, len(rows) - 1)
     return float(np.max(rows.offset[: row + 1] + rows.size[: row + 1]) - begin) / max(stop - begin, 1)
 
 

@@ -178,7 +178,8 @@ def row_at(shown: Shown, ticks: int) -> int:
 
 def rows_between(shown: Shown, start: int, stop: int) -> Ticks:
     """Indices into `shown` of a range [start, stop): what is on screen at start, and all before stop."""
-    return np.arange(row_at(shown, start), max(int(np.searchsorted(shown.time, stop, "left")), 1))
+    first = row_at(shown, start)
+    return np.arange(first, max(int(np.searchsorted(shown.time, stop, "left")), first + 1))
 
 
 def ticks(seconds: Fraction, track: Track, movie: Movie) -> int:
