@@ -141,6 +141,26 @@ def test_ranges_of_one_hold_are_joined_over_gaps_up_to_the_limit() -> None:
     trio.run(main)
 
 
+def test_a_hole_that_is_on_its_way_is_not_fetched_again() -> None:
+    async def main() -> None:
+        gate = trio.Event()
+        bucket = Bucket(gate.wait)
+        blocks, a = cache(bucket), stored()
+
+        async def reader(offset: int, length: int) -> None:
+            assert await get(blocks, a, offset, length) == content(a)[offset : offset + length]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader, 1000, 10)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(reader, 0, 3000)
+            await wait_all_tasks_blocked()
+            gate.set()
+        assert sorted(bucket.log) == [(0, 1000), (1000, 10), (1010, 1990)]
+
+    trio.run(main)
+
+
 def test_a_large_read_is_split_into_parallel_requests() -> None:
     async def main() -> None:
         waiting = trio.Event()

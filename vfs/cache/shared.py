@@ -38,7 +38,7 @@ class Shared(Generic[T]):
     )
 
     def __init__(self, work: Callable[[], Awaitable[T]], ended: Callable[[], None]) -> None:
-        self._work: Callable[[], Awaitable[T]] | None = work
+        self._work = work
         self._ended: Callable[[], None] | None = ended
         self._done = trio.Event()
         self._scope = trio.CancelScope()
@@ -86,6 +86,8 @@ class Shared(Generic[T]):
         self._watchers.append(watcher)
 
     def _end(self) -> None:
+        # Taken out of self: owners' closures refer to this object, and a cycle would keep a body of megabytes
+        # until the garbage collector comes by.
         ended, self._ended = self._ended, None
         if ended is not None:
             ended()
@@ -93,10 +95,7 @@ class Shared(Generic[T]):
     async def _run(self) -> None:
         with self._scope:
             try:
-                # Taken out of self: the closure refers to this object, and a cycle would keep a body of
-                # megabytes until the garbage collector comes by.
-                work, self._work = self._work, None
-                self._value = await cast(Callable[[], Awaitable[T]], work)()
+                self._value = await self._work()
                 self.succeeded = True
             except trio.Cancelled:
                 raise
