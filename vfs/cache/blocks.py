@@ -16,12 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-import trio
-
 from vfs.cache.budget import Budget
 from vfs.cache.disk import DiskCache
 from vfs.cache.intervals import Intervals, Range, coalesce, merged, subtract
-from vfs.cache.shared import Shared
+from vfs.cache.shared import Shared, all_or_first_failure
 from vfs.errors import BadBody
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
@@ -374,29 +372,13 @@ class Hold:
         flights = [flight for part in self._parts.values() for flight in part.flights]
         pending = [flight for flight in flights if not flight.done]
         if len(pending) > 1:
-            await _all_or_first_failure(pending)
+            await all_or_first_failure(pending)
         for flight in sorted(flights, key=lambda f: not f.done):
             await flight.wait()
 
     def views(self, stored: StoredObject, offset: int, length: int) -> list[memoryview]:
         """The bytes of a range that was added, after `wait`."""
         return list(self._parts[_key(stored)].views(offset, offset + length)) if length else []
-
-
-async def _all_or_first_failure(flights: Sequence[Flight]) -> None:
-    """Until all are done, or one has failed."""
-    enough = trio.Event()
-    left = len(flights)
-
-    def ended(succeeded: bool) -> None:
-        nonlocal left
-        left -= 1
-        if not left or not succeeded:
-            enough.set()
-
-    for flight in flights:
-        flight.watch(ended)
-    await enough.wait()
 
 
 def _key(stored: StoredObject) -> tuple[str, str, int]:
