@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -42,6 +42,8 @@ log = logging.getLogger("vfs.daemon")
 READY_DESCRIPTOR = 3
 #: Requests answered at one time; pyfuse3's 99 would be used up by hanging reads, and `ls` with them.
 MAX_REQUESTS = 1000
+#: The longest any operation may take, in deadlines of the store: its own error, with the reason, comes first.
+OPERATION_DEADLINES = 1.25
 #: Seconds that operations in flight are given when the daemon is told to end.
 GRACE = 1.0
 #: Seconds beyond the deadline of the store that a start may take.
@@ -82,7 +84,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
 
         source = open_runtime
     async with source(settings) as opened:
-        callers = fuse_loop.Callers()
+        callers = fuse_loop.Callers(settings.deadline * OPERATION_DEADLINES)
         look = Look(
             os.getuid() if settings.uid is None else settings.uid,
             os.getgid() if settings.gid is None else settings.gid,
@@ -230,7 +232,7 @@ def _detach(settings: Settings) -> None:
         os.close(settings_read)
         os.close(ready_write)
     try:
-        with open(settings_write, "w", encoding="ascii") as pipe:
+        with suppress(BrokenPipeError), open(settings_write, "w", encoding="ascii") as pipe:
             json.dump(settings.to_dict(), pipe)
         line = _line(ready_read, settings.deadline + START_SECONDS)
     except BaseException:

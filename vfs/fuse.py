@@ -40,6 +40,8 @@ XATTR_PREFIX = "user.reelfs."
 ATTRIBUTES_SECONDS = 3600.0
 #: Openers of a volatile file within this time share one content, as do `stat` and the `open` after it.
 VOLATILE_SECONDS = 1.0
+#: A listing of a million keys is a thousand requests, one after the other.
+LISTING_PATIENCE = 20.0
 WRITING_FLAGS = os.O_TRUNC | os.O_CREAT | os.O_APPEND
 
 
@@ -310,7 +312,7 @@ class Adapter(Refusals):
     # -- directories ------------------------------------------------------------------------------------
 
     @answered
-    @killable(asker)
+    @killable(asker, LISTING_PATIENCE)
     async def opendir(self, number: int, ctx: RequestContext) -> int:
         """The whole listing or an error; reading it afterwards waits for nothing."""
         inode = self.inodes[number]

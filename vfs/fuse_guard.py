@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 import pyfuse3
 import trio
 
-from vfs.errors import ReelfsError
+from vfs.errors import DeadlineExceeded, ReelfsError
 from vfs.fuse_loop import Callers
 from vfs.telemetry import Status
 
@@ -69,8 +69,9 @@ def answered(operation: Handler) -> Handler:
     return cast(Handler, handler)
 
 
-def killable(caller: Caller) -> Callable[[Handler], Handler]:
-    """Wrap a handler that may wait long: EINTR once the process that waits for it is being ended.
+def killable(caller: Caller, patience: float = 1.0) -> Callable[[Handler], Handler]:
+    """Wrap a handler that may wait long: EINTR once the process that waits for it is being ended, ETIMEDOUT
+    when it takes longer than `patience` times the limit of `Callers`.
 
     caller: gives the process from the arguments of the handler; 0 = unknown.
     """
@@ -79,12 +80,14 @@ def killable(caller: Caller) -> Callable[[Handler], Handler]:
         @wraps(operation)
         async def handler(self: Guarded, *args: Any) -> Any:
             scope = trio.CancelScope()
-            self.callers.add(caller(self, args), scope)
+            waiting = self.callers.add(caller(self, args), patience, scope)
             try:
                 with scope:
                     return await operation(self, *args)
             finally:
-                self.callers.remove(scope)
+                self.callers.remove(waiting)
+            if waiting.overdue:
+                raise DeadlineExceeded("took longer than any operation may")
             raise pyfuse3.FUSEError(errno.EINTR)
 
         return cast(Handler, handler)

@@ -17,6 +17,7 @@ import os
 import select
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pyfuse3
@@ -151,22 +152,44 @@ class StallWatch(trio.abc.Instrument):
             log.warning("the event loop stood still for %.1f s in %s", seconds, task.name)
 
 
-class Callers:
-    """Operations in flight that somebody waits for; cancelled when their caller is being killed."""
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One operation in flight: who waits for it, since and until when (monotonic seconds), and its scope."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[trio.CancelScope, tuple[int, float]] = {}
+    pid: int
+    since: float
+    until: float
+    scope: trio.CancelScope
+    overdue: bool = False
+
+
+class Callers:
+    """Operations in flight that somebody waits for; cancelled when the caller is being killed, or overdue.
+
+    limit: seconds an operation may take. The store and the workers have deadlines of their own that come
+    first; this one is for whatever forgot to have any.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._waiting: set[Waiting] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, pid: int, scope: trio.CancelScope) -> None:
-        """Process (or thread) `pid` waits for what runs in `scope`; 0 = not visible from here, never ends."""
-        self._waiting[scope] = (pid, time.monotonic())
+    def add(self, pid: int, patience: float, scope: trio.CancelScope) -> Waiting:
+        """Process (or thread) `pid`, 0 = not visible from here, waits for what runs in `scope`.
 
-    def remove(self, scope: trio.CancelScope) -> None:
+        patience: times the limit.
+        """
+        now = time.monotonic()
+        waiting = Waiting(pid, now, now + self._limit * patience, scope)
+        self._waiting.add(waiting)
+        return waiting
+
+    def remove(self, waiting: Waiting) -> None:
         """The operation is answered."""
-        del self._waiting[scope]
+        self._waiting.remove(waiting)
 
     async def run(self) -> None:
         """Look at the callers of slow operations until cancelled."""
@@ -175,10 +198,12 @@ class Callers:
             self.check(time.monotonic())
 
     def check(self, now: float) -> None:
-        """Cancel the operations whose callers are being ended; now: seconds of the monotonic clock."""
-        for scope, (pid, since) in list(self._waiting.items()):
-            if now - since >= CALLER_INTERVAL and being_ended(pid):
-                scope.cancel()
+        """Cancel the operations that are overdue or whose callers are being ended."""
+        for waiting in list(self._waiting):
+            waiting.overdue = now >= waiting.until
+            slow = now - waiting.since >= CALLER_INTERVAL
+            if waiting.overdue or (slow and being_ended(waiting.pid)):
+                waiting.scope.cancel()
 
 
 def being_ended(pid: int) -> bool:

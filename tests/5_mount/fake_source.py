@@ -101,6 +101,7 @@ class FakeTree:
         self.control, self.reader, self.status = control, reader, status
         self.made: dict[str, int] = {}
         self.memo: dict[str, bytes] = {}
+        self.quick = replace(self.found("quick", Spliced(layout=Layout([Inline(b"q")]))), ttl=0.0)
 
     def nodes(self) -> dict[str, Node]:
         return {
@@ -183,6 +184,8 @@ class FakeTree:
         return self.found("", self.directory(""))
 
     async def lookup(self, parent: Found, name: str) -> Found:
+        if name == "quick":
+            return self.quick
         if name == "raises":
             raise RuntimeError("a fault of ours")
         if name == "exits":

@@ -211,17 +211,25 @@ def test_operations_of_a_dying_caller_are_cancelled_the_others_go_on() -> None:
     process = blocked_with(signal.SIGINT, "default")
 
     async def main() -> None:
-        callers = Callers()
-        scopes = {pid: trio.CancelScope() for pid in (process.pid, os.getpid(), 0)}
-        for pid, scope in scopes.items():
-            callers.add(pid, scope)
+        callers = Callers(limit=100.0)
+        added = {pid: callers.add(pid, 2.0, trio.CancelScope()) for pid in (process.pid, os.getpid(), 0)}
+
+        def cancelled() -> list[int]:
+            return [pid for pid, waiting in added.items() if waiting.scope.cancel_called]
+
         now = time.monotonic()
         callers.check(now)
-        assert not any(scope.cancel_called for scope in scopes.values())
+        assert cancelled() == []
         callers.check(now + CALLER_INTERVAL)
-        assert [pid for pid, scope in scopes.items() if scope.cancel_called] == [process.pid]
-        for scope in scopes.values():
-            callers.remove(scope)
+        assert cancelled() == [process.pid]
+        assert not added[process.pid].overdue
+        callers.check(now + 199.0)
+        assert cancelled() == [process.pid]
+        callers.check(now + 201.0)
+        assert cancelled() == list(added)
+        assert all(waiting.overdue for waiting in added.values())
+        for waiting in added.values():
+            callers.remove(waiting)
         assert len(callers) == 0
 
     try:

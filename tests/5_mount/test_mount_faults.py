@@ -120,6 +120,16 @@ def test_who_waits_for_a_hanging_store_can_be_killed(
         process.wait()
 
 
+def test_what_hangs_for_ever_ends_at_the_deadline(mounted: MountIt) -> None:
+    """A1: every operation ends; the file whose reading hung reads well afterwards."""
+    mount = mounted(deadline=0.4)
+    mount.expect_log("lookup .*hanging-name: took longer", "read hanging.bin: took longer")
+    assert raised(os.stat, mount / "hanging-name") == errno.ETIMEDOUT
+    assert raised((mount / "hanging.bin").read_bytes) in (errno.ETIMEDOUT, errno.EIO)
+    (mount.control / "gate").touch()
+    assert len((mount / "hanging.bin").read_bytes()) == 24 << 20
+
+
 def test_a_killed_daemon_leaves_a_dead_mount_never_an_empty_folder(mounted: MountIt) -> None:
     """A5: "Transport endpoint is not connected"."""
     mount = mounted()

