@@ -332,15 +332,17 @@ def test_an_error_of_the_store_is_never_an_absence() -> None:
     """A listing is all or nothing, and "I could not ask" is not "there is none"."""
 
     async def body(runtime: Runtime, store: MemoryStore) -> None:
+        games = await runtime.tree.resolve("games")
+
         async def broken(*args: object, **kwargs: object) -> StoredObject:
             raise vfs.StoreError("no answer")
 
         store.list = store.head = broken  # type: ignore[method-assign,assignment]
-        for path in ("games/x.txt", "a@3.part", "games"):
+        for path in ("games/x.txt", "games/x@3.part", "games/deep"):
             with pytest.raises(vfs.StoreError):
                 await runtime.tree.resolve(path)
         with pytest.raises(vfs.StoreError):
-            await runtime.tree.entries(await runtime.tree.root())
+            await runtime.tree.entries(games)
 
     run(body, Letters())
 
