@@ -21,8 +21,8 @@ from vfs_mp4 import boxes, splice, timeline, write
 from vfs_mp4.model import Fragment, Movie, Ticks, Track
 from vfs_mp4.plan import Window
 
-#: HEVC 4cc. Its decoders drop the leading pictures of the key frame they begin at (RASL), and none that
-#: follow need them; the B frames of MPEG-4 part 2 are no references either. H.264 has no such rule.
+#: Codecs with open groups of pictures. Decoders drop the leading pictures of the key frame they begin at
+#: (RASL in HEVC, what precedes the recovery point in H.264), and no picture after them refers to them.
 HEVC = frozenset(("hvc1", "hev1"))
 DROPS_LEADING = HEVC | {"mp4v", "avc1", "avc3"}
 #: tfhd flag: the fragment names its data by an offset in the whole file, so it cannot be moved.
@@ -154,7 +154,8 @@ def _lane(track: Track, rows: Ticks, media: int, at: Fraction = Fraction(0)) -> 
     return _Lane(track, rows, dts, dur, cts + lift, media - int(samples.dts[rows[0]]) + lift, at)
 
 
-def _pictures(window: Window) -> _Lane:
+def decoded_rows(window: Window) -> Ticks:
+    """The decode rows from the key frame to the last wanted frame, less what cannot be decoded from it."""
     track, pts = window.track, window.track.samples.pts
     low, high = timeline.start_row(track, window.rows), int(window.rows.max())
     rows = np.arange(low, high + 1)
@@ -162,7 +163,11 @@ def _pictures(window: Window) -> _Lane:
         keys = np.flatnonzero(track.samples.sync[low + 1 : high + 1])
         group_end = low + 1 + int(keys[0]) if len(keys) else high + 1
         rows = rows[(rows >= group_end) | (pts[rows] >= pts[low])]
-    return _lane(track, rows, int(pts[window.rows[0]]))
+    return rows
+
+
+def _pictures(window: Window) -> _Lane:
+    return _lane(window.track, decoded_rows(window), int(window.track.samples.pts[window.rows[0]]))
 
 
 def _sound_lanes(window: Window) -> list[_Lane]:
