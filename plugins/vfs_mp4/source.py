@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 
+import trio
+
 from vfs import Damaged, NotFound, OutOfRange, Place, Stale
 from vfs_mp4 import hints, table, timeline, walk
 from vfs_mp4.index import Moov
@@ -34,6 +36,7 @@ class _Source:
     opened: Opened | None = None
     table: FragmentTable | None = None
     tried: set[str] = field(default_factory=set)
+    lock: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def nbytes(self) -> int:
@@ -168,14 +171,12 @@ async def _all_fragments(place: Place, source: _Source) -> Movie:
 
 
 async def _distrust(place: Place, source: _Source, wrong: FragmentTable, error: Exception) -> None:
-    """Go on with the next hint, or none. Another reader may have done so meanwhile."""
+    """Go on with the next hint, or none; of several readers that find it wrong, the first does it."""
     assert source.opened is not None
-    if source.table is not wrong:
-        return
-    place.report(f"{wrong.known_anchors().name} ignored: {error}")
-    found = await hints.first_table(place, Reader(place), source.opened, [], source.tried)
-    if source.table is wrong:
-        source.table = found
+    async with source.lock:
+        if source.table is wrong:
+            place.report(f"{wrong.known_anchors().name} ignored: {error}")
+            source.table = await hints.first_table(place, Reader(place), source.opened, [], source.tried)
 
 
 async def _by_hint(

@@ -78,7 +78,7 @@ def _placed(track: Track, timescale: int, shift_only: bool) -> Shown:
     order = np.argsort(rows.pts, kind="stable")
     pts = rows.pts[order]
     parts: list[tuple[Ticks, Ticks]] = []
-    line_end = None
+    final: _Span | None = None
     room = 2 * len(rows) + 65_536
     spans = list(_spans(track, timescale, shift_only))
     for span in spans:
@@ -88,20 +88,21 @@ def _placed(track: Track, timescale: int, shift_only: bool) -> Shown:
             raise Damaged(f"track {track.track_id}: the edit list shows the media too often")
         parts.append((order[first:last], _player_times(span, pts[first:last])))
         if last > first:
-            line_end = _line_end(span)
-    return _joined(parts, track, line_end)
+            final = span
+    return _joined(parts, track, final)
 
 
-def _joined(parts: Sequence[tuple[Ticks, Ticks]], track: Track, line_end: int | None) -> Shown:
+def _joined(parts: Sequence[tuple[Ticks, Ticks]], track: Track, final: _Span | None) -> Shown:
     """One table; the end of a sample is the time of the next, that of the last its own or its edit's."""
     none = np.empty(0, np.int64)
     order = np.concatenate([rows for rows, _ in parts] or [none])
     time = np.concatenate([times for _, times in parts] or [none])
-    if not len(order):
+    if final is None or not len(order):
         return Shown(none, none, none)
-    last = int(time[-1] + max(int(track.samples.dur[order[-1]]), 1))
+    last, line_end = int(time[-1] + track.samples.dur[order[-1]]), _line_end(final)
     if line_end is not None:
-        last = max(min(last, line_end), int(time[-1]) + 1)
+        last = min(last, line_end) if final.rate == 1 else line_end
+    last = max(last, int(time[-1]) + 1)
     return Shown(order, time, np.append(time[1:], last))
 
 

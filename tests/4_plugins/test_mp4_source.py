@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import time
@@ -344,3 +345,53 @@ def test_mutated_files_raise_only_media_errors(clip: Path) -> None:
             opened(place)
         except (MediaError, OutOfRange):
             continue
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_head_and_sidecar_of_a_big_file_are_asked_for_together(
+    clip: Path, both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threshold is lowered instead of making 64 MiB."""
+    monkeypatch.setattr(source, "BIG_FILE", 0)
+    suffixes = (".index.json", ".index.sqlite") if both else (".index.json",)
+    place = MemoryPlace(clip.read_bytes(), beside=beside(clip, *suffixes))
+    assert at(place, Fraction(2)).index_source == "sidecar"
+    assert len(place.log) == (4 if both else 3)
+
+
+def test_offsets_of_another_file_are_reported(clip: Path) -> None:
+    whole = opened(MemoryPlace(clip.read_bytes()))
+    assert whole.video is not None
+    rows = whole.video.samples
+    keys = np.maximum.accumulate(np.where(rows.sync, rows.offset, 0))
+    listed = [{"offset": int(o), "irap_offset": int(k)} for o, k in zip(rows.offset, keys, strict=True)]
+    fitting = MemoryPlace(
+        clip.read_bytes(), beside={".offsets.json": json.dumps({"frames": listed}).encode()}
+    )
+    opened(fitting)
+    assert fitting.reports == []
+    listed[5]["offset"] += 1
+    wrong = MemoryPlace(clip.read_bytes(), beside={".offsets.json": json.dumps({"frames": listed}).encode()})
+    opened(wrong)
+    assert wrong.reports == [".offsets.json ignored: frames where the movie has none"]
+
+
+def test_concurrent_readers_share_one_wrong_sidecar(clip: Path) -> None:
+    """Many windows at once while the hint turns out to be wrong: all right, one report."""
+    whole = opened(MemoryPlace(clip.read_bytes()))
+    row = whole.fragments[2]
+    bad = beside(clip, ".index.json")[".index.json"].replace(
+        f'"t":{row.decode_time},'.encode(), f'"t":{row.decode_time + 1},'.encode()
+    )
+    place = MemoryPlace(clip.read_bytes(), beside={".index.json": bad})
+
+    async def one(when: Fraction) -> None:
+        assert span_of(await source.movie_at(place, when, when), when) == span_of(whole, when)
+
+    async def go() -> None:
+        async with trio.open_nursery() as nursery:
+            for tenth in range(2, 40):
+                nursery.start_soon(one, Fraction(tenth, 10))
+
+    trio.run(go)
+    assert len(place.reports) == 1
