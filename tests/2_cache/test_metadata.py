@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -33,7 +34,7 @@ class Clock:
         return self.now
 
 
-def run(body: Callable[[Metadata, MemoryStore, Clock], Awaitable[None]], **settings: float) -> None:
+def run(body: Callable[[Metadata, MemoryStore, Clock], Awaitable[None]], **settings: Any) -> None:
     async def main() -> None:
         store, clock = MemoryStore(OBJECTS), Clock()
         await body(Metadata(store, clock=clock, **settings), store, clock)
