@@ -82,6 +82,7 @@ def test_a_prefix_of_names_is_one_list_and_answers_for_its_names() -> None:
         assert asked(store) == ["list"]
         assert await metadata.find("games/", "x.mp4.index.sqlite") == nearby.files["x.mp4.index.sqlite"]
         assert await metadata.find("games/", "x.mp4.index.json") is None
+        assert set((await metadata.starting("games/", "x.mp4.i")).files) == {"x.mp4.index.sqlite"}
         assert asked(store) == []
 
     run(body)

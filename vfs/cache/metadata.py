@@ -185,8 +185,9 @@ class Metadata:
         while True:
             if (listing := self._fresh_listing(prefix)) is not None:
                 return _restricted(listing, stem)
-            if (kept := self._know(prefix).stems.get(stem)) is not None and self._is_young(kept):
-                return kept
+            for known, kept in self._know(prefix).stems.items():
+                if stem.startswith(known) and self._is_young(kept):
+                    return kept if known == stem else _restricted(kept, stem)
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
                     kept = await self._list(prefix, prefix + stem)
