@@ -65,7 +65,10 @@ class Server:
             region_name="us-east-1",
             verify=str(self.ca) if self.ca else None,
             config=botocore.config.Config(
-                request_checksum_calculation="when_required", s3={"addressing_style": "path"}
+                signature_version="s3v4",
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path"},
             ),
         )
 
