@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not can_mount():
         skip = pytest.mark.skip(reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
         for item in items:
-            if item.path.parent == HERE and "mounted" in getattr(item, "fixturenames", ()):
+            if item.path.parent == HERE and {"mounted", "common"} & {*getattr(item, "fixturenames", ())}:
                 item.add_marker(skip)
 
 
@@ -105,43 +105,59 @@ class Mount:
 MountIt = Callable[..., Mount]
 
 
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[MountIt]:
-    """`mounted()` mounts the fake source; `mounted(objects={key: bytes})` a folder with these through the
-    whole real stack. Further keywords are settings; `environ` is added to the daemon's environment.
-    """
+@contextlib.contextmanager
+def mounting_in(folder: Path) -> Iterator[MountIt]:
+    """A function that mounts; everything it mounted has ended when the block is left."""
     mounts: list[Mount] = []
 
     def mount(
         objects: dict[str, bytes] | None = None, *, environ: dict[str, str] | None = None, **settings: Any
     ) -> Mount:
         number = len(mounts)
-        control, point = tmp_path / f"control{number}", tmp_path / f"mnt {number}"
-        source = tmp_path / f"source{number}"
-        for folder in (control, point, source):
-            folder.mkdir()
+        control, point = folder / f"control{number}", folder / f"mnt {number}"
+        source = folder / f"source{number}"
+        for made_folder in (control, point, source):
+            made_folder.mkdir()
         (control / "version").write_text("1")
         for key, data in (objects or {}).items():
             (source / key).parent.mkdir(parents=True, exist_ok=True)
             (source / key).write_bytes(data)
         flags = {"source": str(source), "mountpoint": str(point), **settings}
         made = launch(
-            flags, control, tmp_path / f"log{number}", real=objects is not None, environ=environ or {}
+            flags, control, folder / f"log{number}", real=objects is not None, environ=environ or {}
         )
         mounts.append(made)
         wait_ready(made)
         return made
 
-    yield mount
-    failures = []
-    for made in mounts:
-        try:
-            made.finish()
-        except AssertionError as error:
-            failures.append(error)
-        made.process.stdout.close()  # type: ignore[union-attr]
-    for failure in failures:
-        raise failure
+    try:
+        yield mount
+    finally:
+        failures = []
+        for made in mounts:
+            try:
+                made.finish()
+            except AssertionError as error:
+                failures.append(error)
+            made.process.stdout.close()  # type: ignore[union-attr]
+        for failure in failures:
+            raise failure
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[MountIt]:
+    """`mounted()` mounts the fake source; `mounted(objects={key: bytes})` a folder with these through the
+    whole real stack. Further keywords are settings; `environ` is added to the daemon's environment.
+    """
+    with mounting_in(tmp_path) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One mount of the fake source for the tests of a module that neither count nor change anything."""
+    with mounting_in(tmp_path_factory.mktemp("common")) as mount:
+        yield mount()
 
 
 def launch(flags: dict[str, Any], control: Path, log: Path, *, real: bool, environ: dict[str, str]) -> Mount:

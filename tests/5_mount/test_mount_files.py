@@ -28,26 +28,24 @@ def raised(call: Callable[..., object], *args: object) -> int:
     return failure.value.errno
 
 
-def test_a_file_reads_as_it_was_described(mounted: MountIt) -> None:
-    mount = mounted()
-    assert (mount / "hello.txt").read_bytes() == b"hello\n"
-    status = (mount / "hello.txt").stat()
+def test_a_file_reads_as_it_was_described(common: Any) -> None:
+    assert (common / "hello.txt").read_bytes() == b"hello\n"
+    status = (common / "hello.txt").stat()
     assert (status.st_size, status.st_mtime_ns, status.st_nlink) == (6, MTIME, 1)
     assert stat.S_IMODE(status.st_mode) == 0o444
     assert status.st_blocks == 1
-    assert (mount / "empty").read_bytes() == b""
+    assert (common / "empty").read_bytes() == b""
 
 
-def test_parts_equal_the_slice_of_the_whole(mounted: MountIt) -> None:
-    mount = mounted()
-    whole = (mount / "spliced.bin").read_bytes()
-    assert len(whole) == os.stat(mount / "spliced.bin").st_size == 50008
+def test_parts_equal_the_slice_of_the_whole(common: Any) -> None:
+    whole = (common / "spliced.bin").read_bytes()
+    assert len(whole) == os.stat(common / "spliced.bin").st_size == 50008
     assert whole[:4] == b"head"
     assert whole[-4:] == b"tail"
-    big = (mount / "big.bin").read_bytes()
+    big = (common / "big.bin").read_bytes()
     assert len(big) == BIG
     picker = random.Random(5)
-    with open(mount / "big.bin", "rb", buffering=0) as file:
+    with open(common / "big.bin", "rb", buffering=0) as file:
         for _ in range(200):
             offset, length = picker.randrange(BIG + 1000), picker.randrange(1, 300_000)
             assert os.pread(file.fileno(), length, offset) == big[offset : offset + length]
@@ -66,22 +64,27 @@ def test_every_handle_is_closed_again(mounted: MountIt) -> None:
 def test_a_hot_file_is_read_from_the_kernel_alone(mounted: MountIt) -> None:
     """keep_cache: another version is another inode, so the pages of this one stay good across opens."""
     mount = mounted()
-    first = (mount / "big.bin").read_bytes()
-    before = mount.known()["status"]["counters"]["fuse_bytes_read"]
-    assert (mount / "big.bin").read_bytes() == first
-    assert mount.known()["status"]["counters"]["fuse_bytes_read"] == before
+
+    def fetched_by_reading() -> int:
+        before: int = mount.known()["status"]["counters"]["fuse_bytes_read"]
+        (mount / "big.bin").read_bytes()
+        after: int = mount.known()["status"]["counters"]["fuse_bytes_read"]
+        return after - before
+
+    assert fetched_by_reading() >= BIG
+    # The machine may need its memory for something else now and then.
+    assert min(fetched_by_reading() for _ in range(4)) == 0
 
 
-def test_programs_copy_and_map(mounted: MountIt, tmp_path: Any) -> None:
-    mount = mounted()
-    subprocess.run(["cp", "-p", mount / "big.bin", tmp_path / "copy"], check=True)
+def test_programs_copy_and_map(common: Any, tmp_path: Any) -> None:
+    subprocess.run(["cp", "-p", common / "big.bin", tmp_path / "copy"], check=True)
     assert (tmp_path / "copy").stat().st_mtime_ns == MTIME
-    assert (tmp_path / "copy").read_bytes() == (mount / "big.bin").read_bytes()
+    assert (tmp_path / "copy").read_bytes() == (common / "big.bin").read_bytes()
     mapped = (
         "import mmap,sys; f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=1); print(len(m), m[-4:])"
     )
     done = subprocess.run(
-        ["python3", "-c", mapped, mount / "spliced.bin"], capture_output=True, text=True, check=True
+        ["python3", "-c", mapped, common / "spliced.bin"], capture_output=True, text=True, check=True
     )
     assert done.stdout == "50008 b'tail'\n"
 
@@ -137,20 +140,18 @@ def test_an_open_volatile_file_is_one_version_or_stale(mounted: MountIt) -> None
         assert raised(os.pread, old.fileno(), 100, 0) == errno.ESTALE
 
 
-def test_symbolic_links(mounted: MountIt) -> None:
-    mount = mounted()
-    assert os.readlink(mount / "link") == "hello.txt"
-    assert os.lstat(mount / "link").st_size == len("hello.txt")
-    assert (mount / "link").read_bytes() == b"hello\n"
+def test_symbolic_links(common: Any) -> None:
+    assert os.readlink(common / "link") == "hello.txt"
+    assert os.lstat(common / "link").st_size == len("hello.txt")
+    assert (common / "link").read_bytes() == b"hello\n"
 
 
-def test_extended_attributes(mounted: MountIt) -> None:
-    mount = mounted()
-    assert sorted(os.listxattr(mount / "hello.txt")) == ["user.reelfs.explain", "user.reelfs.key"]
-    assert os.getxattr(mount / "hello.txt", "user.reelfs.key") == b"hello"
-    assert len(os.getxattr(mount / "hello.txt", "user.reelfs.explain")) == 5000
+def test_extended_attributes(common: Any) -> None:
+    assert sorted(os.listxattr(common / "hello.txt")) == ["user.reelfs.explain", "user.reelfs.key"]
+    assert os.getxattr(common / "hello.txt", "user.reelfs.key") == b"hello"
+    assert len(os.getxattr(common / "hello.txt", "user.reelfs.explain")) == 5000
     for name in ("user.reelfs.nothing", "user.other", "security.selinux", "system.posix_acl_access"):
-        assert raised(os.getxattr, mount / "hello.txt", name) in (errno.ENODATA, errno.EOPNOTSUPP)
+        assert raised(os.getxattr, common / "hello.txt", name) in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 WRITES: dict[str, Callable[[Any], object]] = {
@@ -179,10 +180,9 @@ def _access_or_raise(path: Any) -> None:
         raise OSError(errno.EROFS, "not writable")
 
 
-def test_every_way_of_writing_is_refused(mounted: MountIt) -> None:
+def test_every_way_of_writing_is_refused(common: Any) -> None:
     """A3: read-only unless asked."""
-    mount = mounted()
-    assert {name: raised(call, mount) for name, call in WRITES.items()} == dict.fromkeys(WRITES, errno.EROFS)
+    assert {name: raised(call, common) for name, call in WRITES.items()} == dict.fromkeys(WRITES, errno.EROFS)
 
 
 def test_owner_and_permissions_are_those_of_the_settings(mounted: MountIt) -> None:
@@ -192,27 +192,24 @@ def test_owner_and_permissions_are_those_of_the_settings(mounted: MountIt) -> No
     assert stat.S_IMODE((mount / "folder").stat().st_mode) == 0o550
 
 
-def test_statfs_asks_nobody(mounted: MountIt) -> None:
-    mount = mounted()
-    status = os.statvfs(mount.path)
+def test_statfs_asks_nobody(common: Any) -> None:
+    status = os.statvfs(common.path)
     assert (status.f_namemax, status.f_bavail) == (255, 0)
 
 
-def test_the_kernel_knows_what_is_mounted(mounted: MountIt) -> None:
-    mount = mounted()
-    escaped = str(mount.path).replace(" ", "\\040")
+def test_the_kernel_knows_what_is_mounted(common: Any) -> None:
+    escaped = str(common.path).replace(" ", "\\040")
     line = next(line for line in Path("/proc/mounts").read_text().splitlines() if f" {escaped} " in line)
     device, _, kind, options = line.split()[:4]
-    assert device == mount.settings["source"]
+    assert device == common.settings["source"]
     assert kind == "fuse.reelfs"
     assert {"ro", "nosuid", "nodev", "default_permissions"} <= set(options.split(","))
 
 
-def test_the_kernel_reads_ahead_a_mebibyte(mounted: MountIt) -> None:
+def test_the_kernel_reads_ahead_a_mebibyte(common: Any) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may set it")
-    mount = mounted()
-    device = (mount / "hello.txt").stat().st_dev
+    device = (common / "hello.txt").stat().st_dev
     bdi = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
     with open(bdi) as file:
         assert file.read() == "1024\n"

@@ -25,11 +25,10 @@ def raised(call: Callable[..., object], *args: object) -> int:
     return failure.value.errno
 
 
-def test_a_folder_lists_all_its_names_once(mounted: MountIt) -> None:
-    mount = mounted()
-    names = os.listdir(mount / "many")
+def test_a_folder_lists_all_its_names_once(common: Any) -> None:
+    names = os.listdir(common / "many")
     assert names == [f"file-{n:05d}" for n in range(MANY)]
-    listed = subprocess.run(["ls", "-aU", mount / "folder"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["ls", "-aU", common / "folder"], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == [".", "..", "file-00000", "file-00001", "file-00002"]
 
 
@@ -44,13 +43,12 @@ def test_a_listing_brings_the_attributes_with_it(mounted: MountIt) -> None:
     assert latency["lookup"]["count"] <= 2
 
 
-def test_reading_a_folder_goes_on_where_it_stopped(mounted: MountIt) -> None:
+def test_reading_a_folder_goes_on_where_it_stopped(common: Any) -> None:
     """Positions of one opendir are stable: seekdir to any of them gives the same rest."""
-    mount = mounted()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
     libc.telldir.restype = ctypes.c_long
-    folder = ctypes.c_void_p(libc.opendir(os.fsencode(mount / "many")))
+    folder = ctypes.c_void_p(libc.opendir(os.fsencode(common / "many")))
 
     def rest() -> list[bytes]:
         names = []
@@ -70,43 +68,38 @@ def test_reading_a_folder_goes_on_where_it_stopped(mounted: MountIt) -> None:
     libc.closedir(folder)
 
 
-def test_a_listing_that_fails_is_an_error_never_a_shorter_one(mounted: MountIt) -> None:
+def test_a_listing_that_fails_is_an_error_never_a_shorter_one(common: Any) -> None:
     """C3: listings are all or nothing."""
-    mount = mounted()
-    mount.expect_log("opendir broken: one page of the listing failed")
-    assert raised(os.listdir, mount / "broken") == errno.EIO
+    common.expect_log("opendir broken: one page of the listing failed")
+    assert raised(os.listdir, common / "broken") == errno.EIO
 
 
-def test_a_file_has_no_children(mounted: MountIt) -> None:
-    mount = mounted()
-    assert raised(os.stat, mount / "hello.txt" / "x") == errno.ENOTDIR
-    assert raised(os.listdir, mount / "hello.txt") == errno.ENOTDIR
-    assert raised(os.open, mount / "folder", os.O_WRONLY) in (errno.EISDIR, errno.EROFS)
+def test_a_file_has_no_children(common: Any) -> None:
+    assert raised(os.stat, common / "hello.txt" / "x") == errno.ENOTDIR
+    assert raised(os.listdir, common / "hello.txt") == errno.ENOTDIR
+    assert raised(os.open, common / "folder", os.O_WRONLY) in (errno.EISDIR, errno.EROFS)
 
 
-def test_names_that_are_no_text(mounted: MountIt) -> None:
-    mount = mounted()
-    odd = os.fsencode(mount.path) + b"/bad\xff\xfename"
+def test_names_that_are_no_text(common: Any) -> None:
+    odd = os.fsencode(common.path) + b"/bad\xff\xfename"
     with open(odd, "rb") as file:
         assert file.read() == b"odd\n"
-    assert b"bad\xff\xfename" in os.listdir(os.fsencode(mount.path))
-    assert (mount / "é ü 漢").read_bytes() == b"letters\n"
-    assert raised(os.stat, os.fsencode(mount.path) + b"/\xff") == errno.ENOENT
+    assert b"bad\xff\xfename" in os.listdir(os.fsencode(common.path))
+    assert (common / "é ü 漢").read_bytes() == b"letters\n"
+    assert raised(os.stat, os.fsencode(common.path) + b"/\xff") == errno.ENOENT
 
 
 @pytest.mark.parametrize("length", [256, 1000, 4000])
-def test_names_longer_than_linux_allows(mounted: MountIt, length: int) -> None:
-    mount = mounted()
-    assert raised(os.stat, mount / ("x" * length)) == errno.ENAMETOOLONG
-    assert raised(os.stat, mount / ("x" * 255)) == errno.ENOENT
+def test_names_longer_than_linux_allows(common: Any, length: int) -> None:
+    assert raised(os.stat, common / ("x" * length)) == errno.ENAMETOOLONG
+    assert raised(os.stat, common / ("x" * 255)) == errno.ENOENT
 
 
-def test_a_path_never_leaves_the_mount(mounted: MountIt) -> None:
-    mount = mounted()
-    assert (mount / "folder" / ".." / "hello.txt").read_bytes() == b"hello\n"
-    assert os.path.samefile(mount / "folder" / "..", mount.path)
+def test_a_path_never_leaves_the_mount(common: Any) -> None:
+    assert (common / "folder" / ".." / "hello.txt").read_bytes() == b"hello\n"
+    assert os.path.samefile(common / "folder" / "..", common.path)
     for name in ("...", "%2e%2e", "..\\x", "~", "-"):
-        assert raised(os.stat, mount / name) == errno.ENOENT
+        assert raised(os.stat, common / name) == errno.ENOENT
 
 
 def test_what_is_not_there_is_remembered_by_the_kernel(mounted: MountIt) -> None:
