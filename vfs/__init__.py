@@ -3,6 +3,7 @@
 (`vfs.testing` beside it: contract suites and fixtures.)
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from vfs.errors import (
@@ -32,11 +33,28 @@ from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescap
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Extent, Inline, Layout, Span, StoredObject
 from vfs.views import Place, View
-from vfs.workers import in_thread, in_worker, warm
 
-if TYPE_CHECKING:  # what hooks are given; importing them costs a plugin nothing
+if TYPE_CHECKING:
     from vfs.config import Settings
     from vfs.telemetry import Status
+    from vfs.workers import in_thread, in_worker, warm
+
+#: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
+_LATE = {
+    "Settings": "vfs.config",
+    "Status": "vfs.telemetry",
+    "in_thread": "vfs.workers",
+    "in_worker": "vfs.workers",
+    "warm": "vfs.workers",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is listed in `_LATE` when it is first used."""
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'vfs' has no attribute {name!r}")
+
 
 __all__ = [
     "BadBody",
