@@ -1,13 +1,13 @@
-"""`memory://`: objects in memory, with a log of every request. For tests and for trying things."""
+"""`memory://`: objects in memory, with a log of every request and faults on demand. For tests and trials."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import trio
 
-from vfs.errors import NotFound, ReadOnly, Stale
+from vfs.errors import NotFound, ReadOnly, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage.base import Body, ObjectDetails, Page
 
@@ -22,6 +22,22 @@ class Request:
     length: int = 0
 
 
+@dataclass(slots=True)
+class Fault:
+    """What goes wrong in the next `times` requests of an operation. See `MemoryStore.fault`."""
+
+    operation: str
+    key: str | None
+    times: int
+    error: ReelfsError | None
+    spoil: Callable[[bytes], bytes] | None
+    hang: bool
+
+    def hits(self, request: Request) -> bool:
+        """True for a request this is about, while it has not run out."""
+        return self.times > 0 and self.operation == request.operation and self.key in (None, request.key)
+
+
 class MemoryStore:
     """A store over a dictionary of key to bytes. Remote unless told otherwise, so that caches are used."""
 
@@ -29,6 +45,7 @@ class MemoryStore:
         self._objects: dict[str, tuple[StoredObject, bytes]] = {}
         self._versions = 0
         self._remote = remote
+        self._faults: list[Fault] = []
         self.log: list[Request] = []
         for key, body in (objects or {}).items():
             self.replace(key, body)
@@ -58,18 +75,36 @@ class MemoryStore:
         """The range reads so far."""
         return [request for request in self.log if request.operation == "read"]
 
+    def fault(
+        self,
+        operation: str,
+        *,
+        key: str | None = None,
+        times: int = 1,
+        error: ReelfsError | None = None,
+        spoil: Callable[[bytes], bytes] | None = None,
+        hang: bool = False,
+    ) -> None:
+        """Spoil the next `times` requests of an operation (`head`, `list`, `read`), for one key or for any.
+
+        error: raised. spoil: what becomes of the bytes of a read. hang: no answer until cancelled.
+        """
+        self._faults.append(Fault(operation, key, times, error, spoil, hang))
+
+    def heal(self) -> None:
+        """No more faults."""
+        self._faults.clear()
+
     async def head(self, key: str) -> ObjectDetails:
         """The current version of an object."""
-        self.log.append(Request("head", key))
-        await trio.lowlevel.checkpoint()
+        await self._asked(Request("head", key))
         return ObjectDetails(self._get(key)[0])
 
     async def list(
         self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
     ) -> Page:
         """One page; the token is the last name of the page before."""
-        self.log.append(Request("list", prefix))
-        await trio.lowlevel.checkpoint()
+        await self._asked(Request("list", prefix))
         found: dict[str, StoredObject | None] = {}
         for key, (described, _) in self._objects.items():
             if key.startswith(prefix):
@@ -85,12 +120,12 @@ class MemoryStore:
 
     async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
         """A range of exactly this version."""
-        self.log.append(Request("read", stored.key, offset, length))
-        await trio.lowlevel.checkpoint()
+        fault = await self._asked(Request("read", stored.key, offset, length))
         now, body = self._get(stored.key)
         if now.version != stored.version:
             raise Stale(f"{stored.key} was replaced")
-        return body[offset : offset + length]
+        part = body[offset : offset + length]
+        return part if fault is None or fault.spoil is None else fault.spoil(part)
 
     async def put(
         self,
@@ -113,6 +148,20 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         """Nothing to close."""
+
+    async def _asked(self, request: Request) -> Fault | None:
+        """Log a request, and let the first fault that is about it happen."""
+        self.log.append(request)
+        await trio.lowlevel.checkpoint()
+        fault = next((fault for fault in self._faults if fault.hits(request)), None)
+        if fault is None:
+            return None
+        fault.times -= 1
+        if fault.hang:
+            await trio.sleep_forever()
+        if fault.error is not None:
+            raise fault.error
+        return fault
 
     def _get(self, key: str) -> tuple[StoredObject, bytes]:
         try:
