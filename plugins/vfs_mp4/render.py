@@ -40,8 +40,9 @@ DECODERS = {
 _OBJECT_TYPES = {0x6A: "mpeg1video", 0x6C: "mjpeg", 0x6D: "png", 0x6E: "jpeg2000"} | dict.fromkeys(
     range(0x60, 0x66), "mpeg2video"
 )
-#: Boxes of a sample entry whose payload a decoder takes as its set-up.
-_SETUP = (b"avcC", b"hvcC", b"av1C", b"vvcC", b"glbl")
+#: Boxes of a sample entry whose payload a decoder takes as its set-up, and how much of it to skip: vvcC alone
+#: is a full box (ISO/IEC 14496-15, 11.2.4.2), its version and flags are no part of the set-up.
+_SETUP = {b"avcC": 0, b"hvcC": 0, b"av1C": 0, b"vvcC": 4, b"glbl": 0}
 #: Decoders in which a frame that nothing refers to can be told and skipped. Not HEVC: there a frame of a
 #: higher temporal layer may still refer to it.
 _SKIPPABLE = frozenset(("h264", "mpeg4", "mpeg2video", "mpeg1video"))
@@ -119,7 +120,7 @@ def read_entry(job: Job) -> Entry:
         decoder = _OBJECT_TYPES.get(kind, decoder)
     if decoder is None:
         raise Unsupported(f"no decoder for {job.codec!r}")
-    setup = next((inner[name] for name in _SETUP if name in inner), setup)
+    setup = next((inner[name][skip:] for name, skip in _SETUP.items() if name in inner), setup)
     matrix, full = _colour(inner.get(b"colr", b""))
     return Entry(decoder, width, height, setup, _aspect(inner.get(b"pasp", b"")), matrix, full)
 
