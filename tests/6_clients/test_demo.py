@@ -54,7 +54,7 @@ def test_it_shows_everything_and_unmounts_when_asked_not_to_stay(checkout: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert done.stdout.startswith("set up\n")
-    for shown in ("database.sqlite", "h264", "JpegImageFile", "Class B", '"fragmented"'):
+    for shown in ("database.sqlite", "120", "JPEG (480, 270)", "Class B", '"fragmented"'):
         assert shown in done.stdout
     assert mount_at(checkout / ".demo" / "mnt") is None
     frame = (checkout / ".demo" / "frame.jpg").read_bytes()
