@@ -43,9 +43,13 @@ class ConfigError(ReelfsError):
 
 
 class NotFound(ReelfsError):
-    """There is no such object or name: the store was asked and said so."""
+    """There is no such object or name: the store was asked and said so.
+
+    `ttl` is the number of seconds the answer may be kept.
+    """
 
     errno = errno.ENOENT
+    ttl: float = 0.0
 
 
 class OutOfRange(NotFound):

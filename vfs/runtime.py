@@ -89,18 +89,20 @@ async def open_runtime(
         )
         await stack.enter_async_context(workers.open_workers())
 
-        async def explained(found: Found) -> str | None:
+        async def explained(found: Found) -> str:
             return explain(found, reader, status)
 
-        async def presigned(found: Found) -> str | None:
-            key = found.attributes.get("key")
-            return guarded.presign(key, expires=PRESIGNED_SECONDS) if key and found.place else None
+        async def presigned(found: Found) -> str:
+            return guarded.presign(found.attributes["key"], expires=PRESIGNED_SECONDS) or ""
+
+        def is_stored(found: Found) -> bool:
+            return guarded.remote and found.place is not None and not found.place.is_folder
 
         tree = Tree(
             Services(metadata, reader, Derived(budget), status),
             plugins.views(settings, status),
             expand=settings.expand,
             show_derived=settings.show_derived,
-            exposed={"explain": explained, "presigned_url": presigned},
+            exposed={"explain": (lambda found: True, explained), "presigned_url": (is_stored, presigned)},
         )
         yield Runtime(settings, guarded, budget, reader, tree, status, plugins)

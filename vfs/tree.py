@@ -59,12 +59,16 @@ class Found:
         )
 
 
+#: An attribute that is worked out when asked for: which paths have it, and its value.
+Exposed = tuple[Callable[[Found], bool], Callable[[Found], Awaitable[str]]]
+
+
 class Tree:
     """The mounted tree over one store.
 
     views: asked in order. expand: patterns of stored files shown as directories. show_derived: list
     `FILE@/` beside each file that something can be derived from. exposed: further attributes, worked out
-    when asked for (`explain`, `presigned_url`); None = this path has none.
+    when asked for (`explain`, `presigned_url`).
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class Tree:
         *,
         expand: Iterable[str] = (),
         show_derived: bool = False,
-        exposed: Mapping[str, Callable[[Found], Awaitable[str | None]]] | None = None,
+        exposed: Mapping[str, Exposed] | None = None,
     ) -> None:
         self._services = services
         self._metadata = services.metadata
@@ -106,12 +110,16 @@ class Tree:
         if not names.is_component(name):
             raise NotFound(f"no such name: {name!r}")
         place = parent.place
-        if place is not None and place.is_folder:
-            found = await self._in_folder(place, name)
-        else:
-            found = await self._in_directory(parent, parent.node, name)
-        if found is None:
-            raise NotFound(f"no such file: {_join(parent.path, name)}")
+        try:
+            if place is not None and place.is_folder:
+                found = await self._in_folder(place, name)
+            else:
+                found = await self._in_directory(parent, parent.node, name)
+            if found is None:
+                raise NotFound(f"no such file: {_join(parent.path, name)}")
+        except NotFound as error:
+            error.ttl = self._metadata.negative_ttl
+            raise
         return found
 
     async def entries(self, folder: Found) -> Mapping[str, Found]:
@@ -157,16 +165,16 @@ class Tree:
 
     async def xattr_names(self, found: Found) -> list[str]:
         """Names of what `xattr` answers for a path, without the prefix `user.reelfs.`."""
-        return [*found.attributes, *self._exposed]
+        return [*found.attributes, *(name for name, (applies, _) in self._exposed.items() if applies(found))]
 
     async def xattr(self, found: Found, name: str) -> str:
         """The value of one attribute. Raises KeyError when there is none."""
         if name in found.attributes:
             return found.attributes[name]
-        value = await self._exposed[name](found)
-        if value is None:
+        applies, value = self._exposed[name]
+        if not applies(found):
             raise KeyError(name)
-        return value
+        return await value(found)
 
     # -- stored folders ---------------------------------------------------------------------------------
 

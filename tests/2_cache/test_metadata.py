@@ -95,6 +95,7 @@ def test_a_listing_answers_everything_until_it_is_old() -> None:
         assert listing.folders == {"deep"}
         assert asked(store) == ["list"]
         await metadata.find("games/", "none")
+        await metadata.starting("games/", "none")
         await metadata.starting("games/", "x")
         assert asked(store) == []
         assert metadata.remaining("games/") == 60
@@ -103,6 +104,24 @@ def test_a_listing_answers_everything_until_it_is_old() -> None:
         assert asked(store) == ["list"]
 
     run(body)
+
+
+def test_what_was_created_after_the_listing_is_found_after_negative_ttl() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        await metadata.folder("games/")
+        store.replace("games/new.mp4", b"new")
+        store.replace("games/other.mp4", b"other")
+        assert await metadata.find("games/", "new.mp4") is None
+        clock.now += 2
+        asked(store)
+        assert isinstance(await metadata.find("games/", "new.mp4"), StoredObject)
+        assert sorted(asked(store)) == ["head", "list"]
+        assert set((await metadata.starting("games/", "other")).files) == {"other.mp4"}
+        assert asked(store) == ["list"]
+        assert {"new.mp4", "other.mp4"} <= set((await metadata.folder("games/")).files)
+        assert asked(store) == []
+
+    run(body, negative_ttl=1.0)
 
 
 def test_the_version_is_asked_for_again_after_attr_ttl_and_put_everywhere() -> None:

@@ -165,8 +165,9 @@ class Metadata:
             except NotFound:
                 return None
         while True:
-            if (listing := self._fresh_listing(prefix)) is not None:
-                return listing.get(name)
+            listing = self._fresh_listing(prefix)
+            if listing is not None and ((found := listing.get(name)) or self._rules_out(listing)):
+                return found
             if (point := self._fresh_point(prefix, name)) is not None:
                 return point.value
             for stem, folder in self._know(prefix).stems.items():
@@ -175,6 +176,7 @@ class Metadata:
             async with self._flight(("point", prefix + name)) as leader:
                 if leader:
                     found = await self._probe(prefix + name)
+                    self._add(prefix, {name: found})
                     self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
                     return found
 
@@ -184,13 +186,16 @@ class Metadata:
             return _restricted(await self.folder(prefix), stem)
         while True:
             if (listing := self._fresh_listing(prefix)) is not None:
-                return _restricted(listing, stem)
+                part = _restricted(listing, stem)
+                if part.files or part.folders or self._rules_out(listing):
+                    return part
             for known, kept in self._know(prefix).stems.items():
                 if stem.startswith(known) and self._is_young(kept):
                     return kept if known == stem else _restricted(kept, stem)
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
                     kept = await self._list(prefix, prefix + stem)
+                    self._add(prefix, {**kept.files, **dict.fromkeys(kept.folders, FOLDER)})
                     self._remember(self._know(prefix).stems, stem, kept, MAX_STEMS)
                     return kept
 
@@ -296,6 +301,26 @@ class Metadata:
 
     def _is_young(self, listing: Folder) -> bool:
         return self._clock() - listing.fetched < self.dir_ttl
+
+    def _rules_out(self, listing: Folder) -> bool:
+        """Whether a name that a listing has not is really none: not for long, since others create objects.
+
+        While the store does not answer, what is known must do.
+        """
+        return self._clock() - listing.fetched < self.negative_ttl or bool(
+            getattr(self.store, "offline", False)
+        )
+
+    def _add(self, prefix: str, found: Mapping[str, Stored | None]) -> None:
+        """Names that came to be since their folder was listed."""
+        listing = self._know(prefix).listing
+        if listing is None:
+            return
+        for name, stored in found.items():
+            if isinstance(stored, FolderMark):
+                listing.folders.add(name)
+            elif stored is not None and name not in listing.folders:
+                listing.files[name] = stored
 
     def _fresh_listing(self, prefix: str) -> Folder | None:
         listing = self._know(prefix).listing

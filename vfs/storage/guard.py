@@ -25,8 +25,11 @@ T = TypeVar("T")
 #: First and longest wait between attempts, seconds.
 FIRST_WAIT = 0.05
 LONGEST_WAIT = 5.0
-#: One attempt may take this share of the deadline, so that a hung connection leaves time for another.
+#: One attempt may take this share of the deadline, so that a hung connection leaves time for another,
 ATTEMPT_SHARE = 0.4
+#: and besides what its bytes take on the slowest line that is served (bytes per second): a slow one is not
+#: hung. (Stores with connections of their own notice one without bytes much earlier.)
+SLOWEST = 256 * 1024
 
 
 class Counters:
@@ -84,7 +87,7 @@ class GuardedStore:
             self.counters.bytes_read += length
             return body
 
-        return await self._tried("get", stored.key, attempt)
+        return await self._tried("get", stored.key, attempt, length / SLOWEST)
 
     async def put(
         self,
@@ -109,15 +112,20 @@ class GuardedStore:
         """Close the store."""
         await self._store.aclose()
 
-    async def _tried(self, operation: str, key: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The answer of the first good attempt. Raises DeadlineExceeded with the last cause."""
+    async def _tried(
+        self, operation: str, key: str, attempt: Callable[[], Awaitable[T]], extra: float = 0.0
+    ) -> T:
+        """The answer of the first good attempt. Raises DeadlineExceeded or BadBody with the last cause.
+
+        extra: seconds an attempt may take beyond its share.
+        """
         until = trio.current_time() + self._deadline
         last: ReelfsError | None = None
         wait, forgiven = FIRST_WAIT, False
         while True:
             self.counters.requests[operation] += 1
             try:
-                answer = await self._attempt(attempt, until)
+                answer = await self._attempt(attempt, until, extra)
             except Denied as error:
                 self._count(error)
                 if forgiven or not self._healthy:
@@ -132,17 +140,20 @@ class GuardedStore:
             else:
                 self._healthy, self.offline = True, False
                 return answer
-            pause = max(random.uniform(0, wait), getattr(last, "retry_after", None) or 0.0)
+            # Full jitter: readers that failed together do not come back together.
+            asked = getattr(last, "retry_after", None) or 0.0
+            pause = max(random.uniform(0, wait), asked)
             if trio.current_time() + pause >= until:
+                # Nothing to wait for. (When the store asks for a longer pause, that is known at once.)
                 raise self._given_up(operation, key, last)
             self.counters.retries += 1
             log.info("%s %s: %s; trying again", operation, key, last)
             await trio.sleep(pause)
             wait = min(wait * 2, LONGEST_WAIT)
 
-    async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float) -> T:
+    async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float, extra: float) -> T:
         """One attempt, cut short when it hangs."""
-        seconds = min(until - trio.current_time(), self._deadline * ATTEMPT_SHARE)
+        seconds = min(until - trio.current_time(), self._deadline * ATTEMPT_SHARE + extra)
         with trio.move_on_after(seconds):
             return await attempt()
         raise Unavailable(f"no answer within {seconds:.1f} s")

@@ -1,14 +1,17 @@
 """Ranged GETs over HTTP without botocore's cost per request.
 
-botocore takes more CPU to build and sign one small GET than the transfer takes (see `tests/bench`,
-`store-get`). The signature of SigV4 covers the headers that are named in it, and neither Range nor If-Match
-has to be: so one signature per key is made, used for some minutes, and the rest is plain HTTP over pooled
-connections, read straight into one preallocated buffer.
+A signature of SigV4 covers the headers that are named in it, and neither Range nor If-Match has to be: so one
+signature per key is made, used for some minutes, and the rest is plain HTTP over pooled connections, read
+straight into one preallocated buffer.
+
+Proxies and certificates are those botocore uses for everything else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import socket
 import threading
 import time
 from collections import OrderedDict
@@ -20,21 +23,31 @@ from urllib.parse import quote
 import botocore.auth
 import botocore.awsrequest
 import urllib3
+import urllib3.connection
+from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 #: A signed header is valid for 15 minutes by the server's clock; well below, for clocks that differ.
 SIGNATURE_SECONDS = 240.0
-#: Keys whose signature is remembered.
+#: Keys whose signature is remembered; some 0.6 KB each.
 MAX_SIGNATURES = 4096
+#: Bytes of an error's body that are worth reading; with a longer one the connection is given up.
+ERROR_BODY = 64 * 1024
+#: What goes wrong with a connection, from any of the layers below. ValueError: read after it was closed.
+TROUBLE = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, headers (lower case names) and body; the bytes of the object only in a success."""
+    """Status, headers (lower case names) and body; the bytes of the object only in a success.
+
+    excess: more bytes came than were asked for (they were not read).
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytearray
+    excess: bool = False
 
 
 class Transfer:
@@ -42,26 +55,65 @@ class Transfer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._response: Any = None
+        self._connection: urllib3.connection.HTTPConnection | None = None
         self._abandoned = False
 
-    def began(self, response: Any) -> None:
-        """The thread has a response from here on."""
+    def on(self, connection: urllib3.connection.HTTPConnection) -> None:
+        """The thread uses this connection from here on."""
         with self._lock:
-            self._response = response
+            self._connection = connection
             if self._abandoned:
-                _close(response)
+                _shut(connection)
+
+    def over(self) -> None:
+        """The thread is done with it: it may serve another transfer."""
+        with self._lock:
+            self._connection = None
 
     def abandon(self) -> None:
-        """Close the connection, so that a thread that waits for bytes gets an error at once."""
+        """End the connection, so that a thread that waits for bytes gets an error at once."""
         with self._lock:
             self._abandoned = True
-            if self._response is not None:
-                _close(self._response)
+            if self._connection is not None:
+                _shut(self._connection)
+
+
+_thread = threading.local()
+
+
+class _HttpConnection(urllib3.connection.HTTPConnection):
+    """Tells the transfer of its thread that it is used: before the request and before the answer, since the
+    first may have had to connect.
+    """
+
+    def request(self, *arguments: Any, **keywords: Any) -> None:
+        """Send a request."""
+        _thread.transfer.on(self)
+        super().request(*arguments, **keywords)
+
+    def getresponse(self) -> Any:
+        """Wait for the head of the answer."""
+        _thread.transfer.on(self)
+        return super().getresponse()
+
+
+class _HttpsConnection(_HttpConnection, urllib3.connection.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
 
 
 class SignedGets:
-    """GETs of keys of one bucket. credentials: botocore's, refreshed by themselves where they expire."""
+    """GETs of keys of one bucket. credentials: botocore's, refreshed by themselves where they expire.
+
+    verify: a bundle of certificates, or True for botocore's own.
+    """
 
     def __init__(
         self,
@@ -75,105 +127,141 @@ class SignedGets:
         read_timeout: float,
         verify: bool | str = True,
     ) -> None:
-        self._base = f"{endpoint.rstrip('/')}/{quote(bucket)}/"
+        self._endpoint = endpoint.rstrip("/")
+        self._bucket = quote(bucket)
         self._region = region
         self._credentials = credentials
+        self._lock = threading.Lock()
         self._signed: OrderedDict[str, tuple[float, str, dict[str, str]]] = OrderedDict()
         options: dict[str, Any] = {
             "maxsize": connections,
-            "retries": False,
             "timeout": urllib3.Timeout(connect=connect_timeout, read=read_timeout),
         }
-        if endpoint.startswith("https://"):
-            options |= {"ca_certs": verify} if isinstance(verify, str) else {}
-            options["cert_reqs"] = "CERT_REQUIRED"
-        proxy = get_environ_proxies(endpoint).get(endpoint.partition(":")[0])
-        self._pool: urllib3.PoolManager = (
-            urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-        )
+        secure = endpoint.startswith("https://")
+        if secure:
+            bundle = verify if isinstance(verify, str) else get_cert_path(True)
+            options |= {"cert_reqs": "CERT_REQUIRED", "ca_certs": bundle}
+        proxy = get_environ_proxies(endpoint).get("https" if secure else "http")
+        self._manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        self._pool = self._manager.connection_from_url(self._endpoint)
+        # Asked for a path, the pool sends that path; asked for a URL, it would tidy up `..` in it, which
+        # may be in a key. A plain-HTTP proxy has to be told the whole URL.
+        self._target = self._endpoint if proxy and not secure else ""
 
     def get(self, key: str, offset: int, length: int, etag: str, transfer: Transfer) -> Answer:
-        """One ranged GET, conditional on the etag. Raises urllib3's HTTPError, OSError."""
-        url, signed = self._headers(key)
+        """One ranged GET, conditional on the etag. Raises one of TROUBLE."""
+        path, signed = self._headers(key)
         headers = signed | {
             "Range": f"bytes={offset}-{offset + length - 1}",
             "If-Match": etag,
             # Objects stored with Content-Encoding would else be sent unpacked, with other bytes and sizes.
             "Accept-Encoding": "identity",
         }
-        response = self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
-        transfer.began(response)
-        names = {name.lower(): value for name, value in response.headers.items()}
+        _thread.transfer = transfer
         try:
-            if response.status not in (200, 206):
-                body = bytearray(response.read(4096))
-                response.drain_conn()
-                return Answer(response.status, names, body)
-            if (
-                response.status == 200
-                and "content-range" not in names
-                and names.get("content-length") != str(length)
-            ):
-                response.close()
-                return Answer(200, names, bytearray())
-            return Answer(response.status, names, _read_into(response, length))
-        except BaseException:
-            response.close()
-            raise
+            response = self._pool.urlopen(
+                "GET",
+                self._target + path,
+                headers=headers,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                return _read(response, length)
+            finally:
+                transfer.over()
+                response.release_conn()
         finally:
-            response.release_conn()
+            transfer.over()
+            _thread.transfer = None
 
     def forget(self, key: str) -> None:
         """Sign anew next time (the server refused)."""
-        self._signed.pop(key, None)
+        with self._lock:
+            self._signed.pop(key, None)
 
     def close(self) -> None:
         """Close idle connections."""
-        self._pool.clear()
+        self._manager.clear()
 
     def _headers(self, key: str) -> tuple[str, dict[str, str]]:
-        """The URL of a key and headers that prove who asks."""
-        now = time.monotonic()
-        known = self._signed.get(key)
+        """The path of a key, and headers that prove who asks."""
+        # Time that goes on while the machine sleeps: the server's does.
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        with self._lock:
+            known = self._signed.get(key)
         if known is not None and now - known[0] < SIGNATURE_SECONDS:
             return known[1], known[2]
-        url = self._base + quote(key, safe="/~", encoding="utf-8", errors="surrogateescape")
-        request = botocore.awsrequest.AWSRequest(method="GET", url=url)
+        path = f"/{self._bucket}/{quote(key, safe='/~')}"
+        request = botocore.awsrequest.AWSRequest(method="GET", url=self._endpoint + path)
         frozen = self._credentials.get_frozen_credentials()
         botocore.auth.S3SigV4Auth(frozen, "s3", self._region).add_auth(request)
         headers = dict(request.headers.items())
-        self._signed[key] = (now, url, headers)
-        while len(self._signed) > MAX_SIGNATURES:
-            self._signed.popitem(last=False)
-        return url, headers
+        with self._lock:
+            self._signed[key] = (now, path, headers)
+            self._signed.move_to_end(key)
+            while len(self._signed) > MAX_SIGNATURES:
+                self._signed.popitem(last=False)
+        return path, headers
+
+
+def _read(response: Any, length: int) -> Answer:
+    """The answer with its body. A connection with bytes left on it is closed, not used again."""
+    names = {name.lower(): value for name, value in response.headers.items()}
+    try:
+        if response.status not in (200, 206):
+            body = bytearray(response.read(ERROR_BODY))
+            if response.read(1):
+                response.close()
+            return Answer(response.status, names, body)
+        if names.get("content-length", str(length)) != str(length):
+            response.close()  # not what was asked for, and it may be gigabytes
+            return Answer(response.status, names, bytearray(), excess=True)
+        body = _read_into(response, length)
+        excess = len(body) == length and _has_more(response)
+        if excess or len(body) < length:
+            response.close()
+        return Answer(response.status, names, body, excess)
+    except BaseException:
+        response.close()
+        raise
 
 
 def _read_into(response: Any, length: int) -> bytearray:
-    """The body, into one buffer: short when the connection ended early, never longer than asked for.
-
-    http.client's own readinto saves the two copies of urllib3's.
-    """
+    """The body, into one buffer: short when the connection ended early, never longer than asked for."""
     body = bytearray(length)
-    view, done = memoryview(body), 0
-    source = response._fp if hasattr(getattr(response, "_fp", None), "readinto") else response
-    while done < length:
-        count = source.readinto(view[done:])
-        if not count:
-            break
-        done += count
-    view.release()
-    if done < length:
-        response.close()
-        del body[done:]
+    source, done = _source(response), 0
+    with memoryview(body) as view:
+        while done < length:
+            count = source.readinto(view[done:])
+            if not count:
+                break
+            done += count
+    del body[done:]
     return body
 
 
-def _close(response: Any) -> None:
-    """Shut the socket down, which wakes a thread that reads from it (closing alone does not)."""
-    import socket
+def _has_more(response: Any) -> bool:
+    """Another byte after the last (and, of a body in chunks, its end is read)."""
+    return bool(_source(response).readinto(memoryview(bytearray(1))))
 
-    connection = getattr(response, "connection", None) or getattr(response, "_connection", None)
+
+def _source(response: Any) -> Any:
+    """Where to read: http.client's own response, which spares the two copies of urllib3's."""
+    inner = getattr(response, "_fp", None)
+    return inner if hasattr(inner, "readinto") else response
+
+
+def _shut(connection: urllib3.connection.HTTPConnection) -> None:
+    """Wake a thread that reads from a connection (closing the descriptor alone does not).
+
+    The plain socket's own function: that of a TLS socket would take its state away from under the thread.
+    """
     sock = getattr(connection, "sock", None)
-    with contextlib.suppress(OSError):
-        if sock is not None:
-            sock.shutdown(socket.SHUT_RDWR)
+    if isinstance(sock, socket.socket):
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
