@@ -2,7 +2,8 @@
 
 A signature of SigV4 covers the headers that are named in it, and neither Range nor If-Match has to be: so one
 signature per key is made, used for some minutes, and the rest is plain HTTP over pooled connections, read
-straight into one preallocated buffer.
+straight into one preallocated buffer. A GET of 64 KiB costs 0.40 to 0.45 of the CPU of boto3's `get_object`
+(300 of each, one after the other in one run, threads included; moto and `rclone serve s3` on loopback).
 
 Proxies and certificates are those botocore uses for everything else.
 """

@@ -1,0 +1,163 @@
+"""What an answer of an S3 service is worth: checks of every body, and errors as ours.
+
+Checked of each ranged read: the status, Content-Range (start, end and total), the number of bytes, the etag.
+Of an object read whole besides: the MD5 where the etag is one (single part, no other encryption), and
+checksums of the whole object that the store sends along (CRC-32, SHA-1, SHA-256).
+
+What nobody can see: bytes that change on the way in a *part* of an object, over plain HTTP, beyond what the
+checksums of TCP and Ethernet catch. TLS sees it. So `http://` endpoints are for loopback and tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Mapping
+
+import botocore.exceptions
+
+from vfs.errors import BadBody, Denied, NotFound, ReelfsError, Stale, StoreError, Unavailable
+from vfs.spans import StoredObject
+from vfs.storage.signing import Answer
+
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+#: Codes that mean "later", whatever the status says.
+_LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
+_SUMS: Mapping[str, Callable[[bytearray], bytes]] = {
+    "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
+    "x-amz-checksum-sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
+    "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
+}
+
+
+def quoted(etag: str) -> str:
+    """One spelling of an etag: some servers leave out the quotes in listings, or mark it weak."""
+    return '"' + etag.removeprefix("W/").strip('"') + '"'
+
+
+def is_suspect(answer: Answer, stored: StoredObject) -> bool:
+    """The answer looks as if the object had been replaced, on a server that does not know If-Match."""
+    if answer.status == 416:
+        return True
+    if answer.status not in (200, 206):
+        return False
+    if _has_other_etag(answer.headers, stored):
+        return True
+    match = _RANGE.fullmatch(answer.headers.get("content-range", ""))
+    return match is not None and match[3] not in ("*", str(stored.size))
+
+
+def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> None:
+    """Nothing but the bytes asked for passes. Raises what the answer means instead."""
+    headers, what = answer.headers, f"{stored.key}: bytes {offset}+{length}"
+    if answer.status not in (200, 206):
+        raise refusal(answer.status, stored.key, retry_after(headers), is_read=True)
+    if _has_other_etag(headers, stored):
+        raise BadBody(f"{what}: answered with another etag")
+    if (given := headers.get("content-range")) is not None:
+        match = _RANGE.fullmatch(given)
+        if match is None or (int(match[1]), int(match[2])) != (offset, offset + length - 1):
+            raise BadBody(f"{what}: answered with range {given!r}")
+        if match[3] not in ("*", str(stored.size)):
+            raise BadBody(f"{what}: the object has {match[3]} bytes where {stored.size} are listed")
+    elif answer.status == 206 or offset or length != stored.size:
+        _check_encoding(headers, stored)
+        raise BadBody(f"{what}: answered {answer.status} without a range")
+    if answer.excess or len(answer.body) != length:
+        _check_encoding(headers, stored)
+        raise BadBody(f"{what}: {'more' if answer.excess else len(answer.body)} bytes came")
+    if length == stored.size:
+        _check_whole(answer, stored)
+
+
+def _has_other_etag(headers: Mapping[str, str], stored: StoredObject) -> bool:
+    """The answer names an etag, and it is not the pinned one."""
+    return "etag" in headers and quoted(headers["etag"]) != stored.version
+
+
+def _check_encoding(headers: Mapping[str, str], stored: StoredObject) -> None:
+    """A body that does not fit, of an object said to be compressed: trying again will not help.
+
+    R2 unpacks such objects on the way (for a client that asks for `identity`, as any reader of ranges has
+    to), so that what comes is not what is stored and listed.
+    """
+    encoding = headers.get("content-encoding", "identity")
+    if encoding not in ("identity", "aws-chunked", ""):
+        raise StoreError(
+            f"{stored.key} is stored with Content-Encoding {encoding} and its bytes come unpacked: store "
+            "it without, or with Cache-Control: no-transform"
+        )
+
+
+def _check_whole(answer: Answer, stored: StoredObject) -> None:
+    """Compare the checksums that are known of an object that was read whole."""
+    headers = answer.headers
+    match = _MD5.fullmatch(stored.version)
+    encrypted = "x-amz-server-side-encryption-customer-algorithm" in headers or headers.get(
+        "x-amz-server-side-encryption", ""
+    ).startswith("aws:kms")
+    if match is not None and not encrypted:
+        digest = hashlib.md5(answer.body, usedforsecurity=False).hexdigest()
+        if digest != match[1]:
+            raise BadBody(f"{stored.key}: the bytes do not have the MD5 that is their etag")
+    for name, compute in _SUMS.items():
+        # `-N` after it: a checksum of the checksums of N parts, which the body alone does not give.
+        given = headers.get(name, "-")
+        if "-" not in given and base64.b64encode(compute(answer.body)).decode() != given:
+            raise BadBody(f"{stored.key}: the bytes do not have the checksum {name}")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the store asks to wait; None when it does not, or names a date."""
+    given = headers.get("retry-after", "").strip()
+    return float(given) if re.fullmatch(r"\d{1,6}(\.\d+)?", given) else None
+
+
+def refusal(status: int, key: str | None, wait: float | None, *, is_read: bool) -> ReelfsError:
+    """What an HTTP status other than success means. key: what was asked for; None = the bucket."""
+    what = key if key is not None else "the bucket"
+    if status == 412:
+        return Stale(f"{what} was replaced")
+    if status == 404:
+        return NotFound(f"no such object: {key}") if key is not None else no_bucket()
+    if status in (401, 403):
+        return Denied(
+            f"{what}: the store refused the credentials (HTTP {status}): check keys, scope and clock"
+        )
+    if status == 416 and is_read:
+        return BadBody(f"{what}: the store has fewer bytes than it listed")
+    if status in (408, 425, 429) or status >= 500:
+        return Unavailable(f"{what}: HTTP {status}", wait)
+    return StoreError(f"{what}: HTTP {status}")
+
+
+def no_bucket() -> StoreError:
+    """Not NotFound: a path below is not absent, it could not be asked for."""
+    return StoreError("no such bucket: check the name, the account and the endpoint")
+
+
+def translated(error: Exception, key: str | None) -> ReelfsError:
+    """An exception of botocore as one of ours."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        about = error.response.get("ResponseMetadata", {})
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        wait = retry_after(about.get("HTTPHeaders", {}))
+        if code == "NoSuchBucket":
+            return no_bucket()
+        if code in _LATER:
+            return Unavailable(f"{key or 'the bucket'}: {code}", wait)
+        return refusal(about.get("HTTPStatusCode", 0), key, wait, is_read=False)
+    if isinstance(
+        error, botocore.exceptions.NoCredentialsError | botocore.exceptions.CredentialRetrievalError
+    ):
+        return Denied(f"no credentials: {short(error)}")
+    return Unavailable(short(error))
+
+
+def short(error: BaseException) -> str:
+    """One line without object addresses."""
+    text = re.sub(r"<[^>]* at 0x[0-9a-f]+>:? ?", "", str(error))
+    return text.splitlines()[0][:300] if text else type(error).__name__
