@@ -19,7 +19,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +68,9 @@ class Source(Protocol):
     def status(self) -> Status:
         """Where is counted."""
 
+    async def warm(self) -> None:
+        """What can be made ready ahead, once the mount answers."""
+
 
 OpenSource = Callable[[Settings], AbstractAsyncContextManager[Source]]
 
@@ -97,7 +100,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
         with _mounted(adapter, mountpoint, settings):
             trio.lowlevel.add_instrument(watch)
             try:
-                await _answer(mountpoint, callers, ready)
+                await _answer(mountpoint, callers, ready, opened.warm)
             finally:
                 trio.lowlevel.remove_instrument(watch)
     log.info("%s: unmounted", mountpoint)
@@ -140,19 +143,24 @@ def _stderr_in(lines: list[str]) -> Iterator[None]:
             lines += [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 
 
-async def _answer(mountpoint: Path, callers: fuse_loop.Callers, ready: Callable[[], None]) -> None:
+async def _answer(
+    mountpoint: Path,
+    callers: fuse_loop.Callers,
+    ready: Callable[[], None],
+    warm: Callable[[], Awaitable[None]],
+) -> None:
     """Answer the kernel until the session ends."""
     async with trio.open_nursery() as nursery:
         requests = trio.CancelScope()
         await nursery.start(_stop_on_signals, requests)
         nursery.start_soon(callers.run)
-        nursery.start_soon(_announce, mountpoint, ready)
+        nursery.start_soon(_announce, mountpoint, ready, warm)
         with requests:
             await pyfuse3.main(max_tasks=MAX_REQUESTS)
         nursery.cancel_scope.cancel()
 
 
-async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
+async def _announce(mountpoint: Path, ready: Callable[[], None], warm: Callable[[], Awaitable[None]]) -> None:
     """Ask the mount something from outside of the event loop; say that it is ready when it answers."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     mounting.tune(mounting.device_of(mountpoint))  # not earlier: the kernel's INIT sets its own values
@@ -161,6 +169,7 @@ async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
     gc.freeze()
     log.info("%s: mounted", mountpoint)
     ready()
+    await warm()
 
 
 async def _stop_on_signals(

@@ -52,3 +52,8 @@ def vfs_store(url: str, settings: Settings) -> Store | None:
 @hookspec
 def vfs_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Commands to add to the command line."""
+
+
+@hookspec
+def vfs_worker_functions() -> Iterable[Callable[..., Any]]:  # type: ignore[empty-body]
+    """Functions this plugin gives to `in_worker`: a mount imports their modules in a worker ahead of time."""

@@ -68,6 +68,13 @@ class Plugins:
             commands += self._call(hook, lambda c: list(c)) or []
         return commands
 
+    def worker_functions(self) -> list[Callable[..., Any]]:
+        """All functions plugins run in worker processes."""
+        functions: list[Callable[..., Any]] = []
+        for hook in self.manager.hook.vfs_worker_functions.get_hookimpls():
+            functions += self._call(hook, lambda f: list(f)) or []
+        return functions
+
     def store(self, url: str, settings: Settings) -> Store:
         """The store for a URL. Raises ConfigError when no plugin knows its scheme."""
         store: Store | None = self.manager.hook.vfs_store(url=url, settings=settings)

@@ -17,6 +17,7 @@ from vfs.cache.derived import Derived
 from vfs.cache.disk import DiskCache
 from vfs.cache.metadata import Metadata
 from vfs.config import Settings
+from vfs.errors import ReelfsError
 from vfs.explain import explain
 from vfs.places import Services
 from vfs.plugins import Plugins, load_plugins
@@ -43,6 +44,14 @@ class Runtime:
     tree: Tree
     status: Status
     plugins: Plugins
+
+    async def warm(self) -> None:
+        """Start a worker and import in it what plugins will run there, so that the first frame is quick."""
+        for function in self.plugins.worker_functions():
+            try:
+                await workers.warm(function)
+            except ReelfsError as error:
+                log.warning("no worker could be started ahead: %s", error)
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 #: Seconds an idle worker is kept: long enough for somebody who looks at one frame after another.
-IDLE_SECONDS = 120.0
+IDLE_SECONDS = 600.0
 #: Seconds a worker that was told to end is given before it is killed.
 GRACE_SECONDS = 2.0
 #: Address space of a worker: an 8K picture in 16 bit with its references takes about 1.5 GiB.

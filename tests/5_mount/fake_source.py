@@ -50,6 +50,9 @@ class Opened:
     reader: OpensLayouts
     status: Status
 
+    async def warm(self) -> None:
+        """Nothing is."""
+
 
 class FakeHandle:
     def __init__(self, reader: FakeReader, layout: Layout) -> None:
