@@ -90,9 +90,7 @@ class Workers(_Table):
         default=2, ge=1, le=64, description="decoding processes at most; started when needed"
     )
     deadline: Seconds = Field(default=20.0, gt=0, description="one decoding job is killed after this long")
-    memory: Size = Field(
-        default=1 * GIB, description="address space of one process on top of what it starts with"
-    )
+    memory: Size = Field(default=4 * GIB, description="address space one process may have")
 
 
 class PluginRules(_Table):

@@ -95,8 +95,11 @@ async def open_runtime(
         workers.configure(
             processes=settings.workers.processes,
             memory=settings.workers.memory,
+            deadline=settings.workers.deadline,
         )
         await stack.enter_async_context(workers.open_workers())
+        status.watch("worker_jobs", lambda: dict(workers.jobs))
+        status.watch("worker_restarts", lambda: workers.jobs["died"] + workers.jobs["overran"])
 
         async def explained(found: Found) -> str:
             return explain(found, reader, status)

@@ -71,7 +71,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("view_failures", "counter", "Views that raised what is not an answer", ("view",)),
     Metric("reports", "counter", "Reports about single paths (ignored sidecars, damaged files)"),
     Metric("collisions", "gauge", "Derived names hidden by real keys"),
-    Metric("worker_jobs", "counter", "Decoding jobs by outcome: ok, failed, killed", ("outcome",)),
+    Metric("worker_jobs", "counter", "Decoding jobs by outcome: ok, failed, died, overran", ("outcome",)),
     Metric("worker_restarts", "counter", "Decoding processes that died or were killed"),
     Metric("loop_stall_seconds", "histogram", "How long the event loop did not turn"),
     Metric("fuse_seconds", "histogram", "Time to answer the kernel, by operation", ("operation",)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 import trio
 
 from vfs import workerproc
-from vfs.errors import WorkerFailed
+from vfs.errors import ReelfsError, WorkerFailed
 
 log = logging.getLogger("vfs.workers")
 
@@ -38,10 +39,11 @@ DEFAULT_MEMORY = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """processes: most at once. memory: bytes of address space each may have."""
+    """processes: most at once. memory: bytes of address space each may have. deadline: seconds for a call."""
 
     processes: int = 2
     memory: int = DEFAULT_MEMORY
+    deadline: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +52,34 @@ class _Pool:
     slots: trio.CapacityLimiter
 
 
+#: Calls by how they ended: `ok`, `failed` (an error of the function), `died`, `overran`.
+jobs: Counter[str] = Counter()
 _settings = WorkerSettings()
 _pool: trio.lowlevel.RunVar[_Pool | None] = trio.lowlevel.RunVar("vfs workers", None)
 
 
-def configure(*, processes: int | None = None, memory: int | None = None) -> None:
+def configure(
+    *, processes: int | None = None, memory: int | None = None, deadline: float | None = None
+) -> None:
     """Set what pools opened from now on look like; None keeps a value."""
     global _settings
     if processes is not None:
         _settings = replace(_settings, processes=max(1, processes))
     if memory is not None:
         _settings = replace(_settings, memory=memory)
+    if deadline is not None:
+        _settings = replace(_settings, deadline=deadline)
 
 
-async def in_worker(function: Callable[[*Args], T], *args: *Args, deadline: float = 30.0) -> T:
+async def in_worker(function: Callable[[*Args], T], *args: *Args, deadline: float | None = None) -> T:
     """`function(*args)` in a worker process; the function must be a module's own, the arguments picklable.
 
-    deadline: seconds from the moment a worker takes the call. Raises what the function raises of
-    `vfs.errors`, and WorkerFailed for any other exception, a process that died, and the deadline.
+    deadline: seconds from the moment a worker takes the call; None = the setting `workers.deadline`.
+    Raises what the function raises of `vfs.errors`, and WorkerFailed for any other exception, a process
+    that died, and the deadline.
     """
     module, name = function.__module__, function.__qualname__
+    deadline = _settings.deadline if deadline is None else deadline
     result = await _run(f"{module}.{name}", deadline, workerproc.call, module, name, args, deadline)
     return cast(T, result)
 
@@ -91,10 +101,19 @@ async def _run(what: str, deadline: float, function: Callable[..., Any], *args: 
     async with pool.slots:
         with trio.move_on_after(deadline) as scope:
             try:
-                return await pool.context.run_sync(function, *args, kill_on_cancel=True, limiter=_Unlimited())
+                result = await pool.context.run_sync(
+                    function, *args, kill_on_cancel=True, limiter=_Unlimited()
+                )
             except BrokenWorkerError as error:
+                jobs["died"] += 1
                 log.warning("the worker of %s died", what)
                 raise WorkerFailed(f"{what}: the process died") from error
+            except ReelfsError:
+                jobs["failed"] += 1
+                raise
+            jobs["ok"] += 1
+            return result
+        jobs["overran"] += 1
         if scope.cancelled_caught:
             log.warning("%s overran its deadline of %g s; its worker was killed", what, deadline)
         raise WorkerFailed(f"{what}: no result within {deadline:g} s")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vfs import Bytes, Layout, Place, TooBig
-from vfs.workers import in_worker
+from vfs import Bytes, Layout, Place, TooBig, in_worker
 from vfs_mp4 import render, segments, splice
 from vfs_mp4.plan import Window
 
@@ -16,8 +15,6 @@ CODE = "mp4.frame.1"
 #: Most media decoded for one frame: two minutes of a single-key video at 16 Mbit/s. More is a file to be
 #: read as a clip, not a picture by picture.
 MAX_MEDIA = 256 << 20
-#: Seconds a worker may take for one frame.
-DEADLINE = 30.0
 
 
 def frame(place: Place, window: Window, format: str, attributes: dict[str, str]) -> Bytes:
@@ -51,4 +48,4 @@ def frame(place: Place, window: Window, format: str, attributes: dict[str, str])
 
 async def _produce(place: Place, layout: Layout, job: render.Job, format: str) -> bytes:
     data = await place.fetch(layout)
-    return await in_worker(render.picture, job, data, format, deadline=DEADLINE)
+    return await in_worker(render.picture, job, data, format)

@@ -18,10 +18,10 @@ from vfs import (
     Spliced,
     View,
     hookimpl,
+    in_thread,
     parse_derived,
 )
-from vfs.workers import in_thread
-from vfs_mp4 import frames, info, leading, plan, segments, source, splice, timeline
+from vfs_mp4 import frames, info, leading, plan, render, segments, source, splice, timeline
 from vfs_mp4.model import Movie
 from vfs_mp4.plan import Window
 from vfs_mp4.segments import Verbatim
@@ -40,6 +40,12 @@ MARGIN = Fraction(1)
 def vfs_views() -> list[View]:
     """The one view of this plugin."""
     return [Videos()]
+
+
+@hookimpl
+def vfs_worker_functions() -> list[Callable[..., bytes]]:
+    """What decodes."""
+    return [render.picture]
 
 
 class Videos:

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from vfs.errors import Damaged, WorkerFailed
+from vfs.pytest_plugin import ExpectedLogs
 from vfs.workers import configure, in_thread, in_worker, open_workers, warm
 
 #: Far more than anything here takes; a test that waits this long has failed.
@@ -58,7 +59,9 @@ def test_works_without_a_scope_and_leaves_no_process() -> None:
     assert wait_for_end(trio.run(main))
 
 
-def test_one_death_is_one_error() -> None:
+def test_one_death_is_one_error(expected_logs: ExpectedLogs) -> None:
+    expected_logs("died")
+
     async def body() -> int:
         with pytest.raises(WorkerFailed, match="died"):
             await in_worker(signal.raise_signal, signal.SIGKILL)
@@ -77,7 +80,9 @@ def test_killed_while_idle_costs_nothing() -> None:
     assert run(body) > 0
 
 
-def test_deadline_kills_the_process() -> None:
+def test_deadline_kills_the_process(expected_logs: ExpectedLogs) -> None:
+    expected_logs("overran")
+
     async def body() -> tuple[int, float]:
         pid = await in_worker(os.getpid)
         began = trio.current_time()
