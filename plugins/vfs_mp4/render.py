@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfs.errors import Damaged, TooBig, Unsupported
+from vfs import Damaged, TooBig, Unsupported
 
 if TYPE_CHECKING:
     import av
