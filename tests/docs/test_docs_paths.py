@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.docs.doc_pages import ROOT, code, table
@@ -28,9 +30,11 @@ def examples(*header: str) -> list[str]:
     return [path for row in table(PAGE, *header) for path in code(row[0])]
 
 
-def on(library: Path, ask: Callable[[Runtime], Awaitable[None]]) -> None:
+def on(source: str | Path, ask: Callable[[Runtime], Awaitable[None]]) -> None:
     async def session() -> None:
-        async with open_runtime(Settings.load({"source": str(library)}, environ={})) as runtime:
+        async with open_runtime(
+            Settings.load({"source": str(source), "cache_dir": "none"}, environ={})
+        ) as runtime:
             await ask(runtime)
 
     trio.run(session)
@@ -98,7 +102,11 @@ def test_all_spellings_of_a_selection_are_the_same_file(library: Path) -> None:
     on(library, ask)
 
 
-def test_the_attributes_shown_are_those_there_are(library: Path) -> None:
+def test_the_attributes_shown_are_those_there_are(
+    bucket: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
     shown = {name for row in table(PAGE, "attribute", "of") for name in code(row[0])}
 
     async def ask(runtime: Runtime) -> None:
@@ -106,5 +114,8 @@ def test_the_attributes_shown_are_those_there_are(library: Path) -> None:
         stored = await runtime.tree.resolve("a/games/3cc8e82cf07f.mp4")
         there = {*await runtime.tree.xattr_names(clip), *await runtime.tree.xattr_names(stored)}
         assert {name.removeprefix("user.reelfs.") for name in shown} <= there
+        url = await runtime.tree.xattr(stored, "presigned_url")
+        with urllib.request.urlopen(url) as answer:
+            assert len(answer.read()) == stored.size
 
-    on(library, ask)
+    on("r2://reel-ballers-users", ask)

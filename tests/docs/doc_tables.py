@@ -1,0 +1,49 @@
+"""The parts of pages that are made from the program: `python -m tests.docs.doc_tables` writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.docs.doc_pages import ROOT
+from vfs.config import Settings
+from vfs.configsources import markdown
+from vfs.telemetry import METRICS
+
+
+def settings() -> str:
+    """Every setting."""
+    return markdown(Settings.describe())
+
+
+def metrics() -> str:
+    """Every metric."""
+    lines = ["| metric | kind | labels | counts |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+#: Page -> the name of its marked part, and what makes it.
+TABLES: dict[Path, tuple[str, Callable[[], str]]] = {
+    ROOT / "docs" / "configuration.md": ("settings", settings),
+    ROOT / "docs" / "metrics.md": ("metrics", metrics),
+}
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """A page with what stands between its marks replaced. Raises ValueError for a page without them."""
+    begin, end = f"<!-- {name}: made by `python -m tests.docs.doc_tables` -->\n", f"<!-- end of {name} -->"
+    made, count = re.subn(
+        f"({re.escape(begin)}).*({re.escape(end)})", lambda m: m[1] + table + m[2], text, flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"no marks for {name}")
+    return made
+
+
+if __name__ == "__main__":
+    for page, (name, make) in TABLES.items():
+        page.write_text(with_table(page.read_text(), name, make()))
