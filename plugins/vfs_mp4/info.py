@@ -107,13 +107,14 @@ def _audio(track: Track) -> dict[str, Any]:
 
 
 def _rate(track: Track, shown: timeline.Shown) -> dict[str, Any]:
-    steps = shown.end - shown.time
+    """From first to last frame: how long the last one stays is often cut by the edit list's coarser clock."""
+    steps = np.diff(shown.time)
     if not len(steps) or int(steps.sum()) <= 0:
         return {}
     average = Fraction(len(steps) * track.timescale, int(steps.sum())).limit_denominator(1_000_000)
     return {
         "avg_frame_rate": f"{average.numerator}/{average.denominator}",
-        "variable_frame_rate": bool((steps[:-1] != steps[0]).any()),
+        "variable_frame_rate": bool((steps != steps[0]).any()),
     }
 
 

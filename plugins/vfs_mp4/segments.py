@@ -24,7 +24,8 @@ from vfs_mp4.plan import Window
 #: Codecs with open groups of pictures. Decoders drop the leading pictures of the key frame they begin at
 #: (RASL in HEVC, what precedes the recovery point in H.264), and no picture after them refers to them.
 HEVC = frozenset(("hvc1", "hev1"))
-DROPS_LEADING = HEVC | {"mp4v", "avc1", "avc3"}
+VVC = frozenset(("vvc1", "vvi1"))
+DROPS_LEADING = HEVC | VVC | {"mp4v", "avc1", "avc3"}
 #: tfhd flag: the fragment names its data by an offset in the whole file, so it cannot be moved.
 _BASE_DATA_OFFSET = 0x1
 
@@ -59,10 +60,15 @@ class Verbatim:
 
     @property
     def leading(self) -> Ticks:
-        """Rows of the leading pictures of the first sample: a decoder that begins here may drop them."""
-        pts = self.window.track.samples.pts
-        after = self.rows[1:]
-        if not len(after) or not self.window.track.samples.sync[self.rows[0]]:
+        """Rows of the leading pictures of the first sample: a decoder that begins here may drop them.
+
+        None where a wanted frame is one of them: then they lean on nothing before.
+        """
+        track, pts = self.window.track, self.window.track.samples.pts
+        after, key = self.rows[1:], self.rows[0]
+        if track.codec not in DROPS_LEADING or not len(after) or not track.samples.sync[key]:
+            return after[:0]
+        if (pts[self.window.rows] < pts[key]).any():
             return after[:0]
         syncs = np.flatnonzero(self.window.track.samples.sync[after])
         group = after[: syncs[0]] if len(syncs) else after
@@ -155,11 +161,15 @@ def _lane(track: Track, rows: Ticks, media: int, at: Fraction = Fraction(0)) -> 
 
 
 def decoded_rows(window: Window) -> Ticks:
-    """The decode rows from the key frame to the last wanted frame, less what cannot be decoded from it."""
+    """The decode rows from the key frame to the last wanted frame, less what cannot be decoded from it.
+
+    Nothing is left out where a wanted frame is a leading picture itself: of the first key frame, which has
+    nothing before it to lean on.
+    """
     track, pts = window.track, window.track.samples.pts
     low, high = timeline.start_row(track, window.rows), int(window.rows.max())
     rows = np.arange(low, high + 1)
-    if track.codec in DROPS_LEADING:
+    if track.codec in DROPS_LEADING and not (pts[window.rows] < pts[low]).any():
         keys = np.flatnonzero(track.samples.sync[low + 1 : high + 1])
         group_end = low + 1 + int(keys[0]) if len(keys) else high + 1
         rows = rows[(rows >= group_end) | (pts[rows] >= pts[low])]
