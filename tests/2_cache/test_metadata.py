@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from vfs.cache.metadata import FOLDER, Metadata
-from vfs.errors import NotFound, StoreError
+from vfs.cache.metadata import FOLDER, SILENCE, Metadata
+from vfs.errors import NotFound, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.base import ObjectDetails, Page
 from vfs.storage.memory import MemoryStore
@@ -142,6 +142,47 @@ def test_the_version_is_asked_for_again_after_attr_ttl_and_put_everywhere() -> N
         assert await metadata.find("games/", "x.mp4") is None
 
     run(body)
+
+
+class Away(MemoryStore):
+    """A store that can be away: refusing at once, or not answering at all."""
+
+    away: str = ""
+
+    async def head(self, key: str) -> ObjectDetails:
+        if self.away == "refusing":
+            raise Unavailable("connection refused")
+        if self.away == "silent":
+            await trio.sleep_forever()
+        return await super().head(key)
+
+
+@pytest.mark.parametrize("how", ["refusing", "silent"])
+def test_while_the_store_is_away_the_version_known_last_counts(
+    how: str, expected_logs: Callable[[str], None]
+) -> None:
+    """A1: what is cached can be opened, after a short wait, then at once; later the store is asked again."""
+    expected_logs("the store does not answer")
+
+    async def main() -> None:
+        store, clock = Away(OBJECTS), Clock()
+        metadata = Metadata(store, clock=clock)
+        old = (await metadata.folder("games/")).files["x.mp4"]
+        new = store.replace("games/x.mp4", b"longer")
+        store.away = how
+        clock.now += 2
+        assert await metadata.current(old) == old
+        began = trio.current_time()
+        assert await metadata.current(old) == old
+        assert trio.current_time() == began
+        clock.now += SILENCE
+        assert await metadata.current(old) == old
+        store.away = ""
+        assert await metadata.current(old) == old
+        clock.now += SILENCE
+        assert await metadata.current(old) == new
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_immutable_keys_are_not_asked_for_again() -> None:

@@ -7,6 +7,8 @@ Concurrent callers share one request: whoever comes first asks, the others wait 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,11 +19,19 @@ from typing import TypeVar
 import trio
 
 from vfs import names
-from vfs.errors import NotFound
+from vfs.errors import NotFound, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.base import Page, Store
 
+log = logging.getLogger("vfs.cache.metadata")
+
 T = TypeVar("T")
+
+#: Seconds an open waits to hear whether its version is still the stored one; a store that takes longer is
+#: away, and what is known counts. Then for so long nobody asks, and who asks next waits only briefly.
+PATIENCE = 3.0
+SILENCE = 5.0
+PATIENCE_IN_SILENCE = 1.0
 
 #: Folders, single names and name prefixes (per folder), and versions with their age, kept at most. Whoever
 #: walks more than this reads each of them once anyway.
@@ -136,6 +146,8 @@ class Metadata:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._flights: dict[Hashable, trio.Event] = {}
+        self._silent_until = -math.inf
+        self._is_silent = False
 
     async def folder(self, prefix: str) -> Folder:
         """The whole listing of a prefix ("" or ending in "/").
@@ -202,20 +214,39 @@ class Metadata:
     async def current(self, stored: StoredObject) -> StoredObject:
         """The version of an object now: no request while the last look is younger than `attr_ttl`.
 
-        Raises NotFound when it is gone.
+        While the store does not answer, the version known last: what is cached can be read, and a read of
+        what is not fails by itself, since it asks for that version. Raises NotFound when it is gone.
         """
         prefix, name = _split(stored.key)
-        while not self._is_fresh(stored.key):
+        while not self._is_fresh(stored.key) and self._clock() >= self._silent_until:
             async with self._flight(("head", stored.key)) as leader:
-                if leader:
-                    try:
-                        now = (await self.store.head(stored.key)).object
-                    except NotFound:
-                        self.forget(stored.key)
-                        raise
-                    self._update(now)
+                if leader and (now := await self._asked(stored.key)) is not None:
                     return now
         return next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), stored)
+
+    async def _asked(self, key: str) -> StoredObject | None:
+        """What a HEAD tells, put wherever the object is known; None when there was no answer in time."""
+        why: object = "no answer yet"
+        with trio.move_on_after(PATIENCE_IN_SILENCE if self._is_silent else PATIENCE):
+            try:
+                now = (await self.store.head(key)).object
+            except NotFound:
+                self.forget(key)
+                raise
+            except Unavailable as error:
+                why = error
+            else:
+                self._answered()
+                self._update(now)
+                return now
+        if not self._is_silent:
+            log.warning("the store does not answer (%s): files are opened as they were last seen", why)
+        self._is_silent, self._silent_until = True, self._clock() + SILENCE
+        return None
+
+    def _answered(self) -> None:
+        """The store is there."""
+        self._is_silent, self._silent_until = False, -math.inf
 
     def remaining(self, prefix: str) -> float:
         """Seconds for which what is known of a folder's names is still fresh."""
@@ -254,6 +285,7 @@ class Metadata:
                 break
         result.settle()
         result.fetched = began
+        self._answered()
         for stored in result.files.values():
             self._remember(self._seen, stored.key, began, MAX_SEEN)
         return result
