@@ -25,7 +25,10 @@ from vfs.storage.signing import Answer
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 #: Codes that mean "later", whatever the status says.
-_LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
+_LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests"})
+#: Codes that mean "with these credentials, no", although AWS sends some of them with status 400.
+_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
 _SUMS: Mapping[str, Callable[[bytearray], bytes]] = {
     "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "x-amz-checksum-sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
@@ -54,7 +57,9 @@ def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> Non
     """Nothing but the bytes asked for passes. Raises what the answer means instead."""
     headers, what = answer.headers, f"{stored.key}: bytes {offset}+{length}"
     if answer.status not in (200, 206):
-        raise refusal(answer.status, stored.key, retry_after(headers), is_read=True)
+        found = _CODE.search(answer.body)
+        code = found[1].decode() if found else ""
+        raise refusal(answer.status, stored.key, retry_after(headers), code=code, is_read=True)
     if _has_other_etag(headers, stored):
         raise BadBody(f"{what}: answered with another etag")
     if (given := headers.get("content-range")) is not None:
@@ -116,16 +121,26 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return float(given) if re.fullmatch(r"\d{1,6}(\.\d+)?", given) else None
 
 
-def refusal(status: int, key: str | None, wait: float | None, *, is_read: bool) -> ReelfsError:
-    """What an HTTP status other than success means. key: what was asked for; None = the bucket."""
+def refusal(
+    status: int, key: str | None, wait: float | None, *, code: str = "", is_read: bool = False
+) -> ReelfsError:
+    """What an HTTP status other than success, and the code beside it, mean.
+
+    key: what was asked for; None = the bucket. wait: seconds the store asks to wait.
+    """
     what = key if key is not None else "the bucket"
+    if code == "NoSuchBucket":
+        return no_bucket()
+    if code in _LATER:
+        return Unavailable(f"{what}: {code}", wait)
     if status == 412:
         return Stale(f"{what} was replaced")
     if status == 404:
         return NotFound(f"no such object: {key}") if key is not None else no_bucket()
-    if status in (401, 403):
+    if status in (401, 403) or code in _REFUSED:
         return Denied(
-            f"{what}: the store refused the credentials (HTTP {status}): check keys, scope and clock"
+            f"{what}: the store refused the credentials ({code or f'HTTP {status}'}): check keys, scope "
+            "and clock"
         )
     if status == 416 and is_read:
         return BadBody(f"{what}: the store has fewer bytes than it listed")
@@ -144,12 +159,10 @@ def translated(error: Exception, key: str | None) -> ReelfsError:
     if isinstance(error, botocore.exceptions.ClientError):
         about = error.response.get("ResponseMetadata", {})
         code = str(error.response.get("Error", {}).get("Code", ""))
+        if code.isdigit():
+            code = ""  # of a HEAD, whose answer has no room for one
         wait = retry_after(about.get("HTTPHeaders", {}))
-        if code == "NoSuchBucket":
-            return no_bucket()
-        if code in _LATER:
-            return Unavailable(f"{key or 'the bucket'}: {code}", wait)
-        return refusal(about.get("HTTPStatusCode", 0), key, wait, is_read=False)
+        return refusal(about.get("HTTPStatusCode", 0), key, wait, code=code)
     if isinstance(
         error, botocore.exceptions.NoCredentialsError | botocore.exceptions.CredentialRetrievalError
     ):

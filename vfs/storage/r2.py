@@ -7,6 +7,7 @@ the read timeout otherwise.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -180,10 +181,11 @@ class S3Store:
             raise Unavailable(f"{stored.key}: {short(error)}") from error
         except botocore.exceptions.BotoCoreError as error:
             raise translated(error, stored.key) from error
-        if answer.status in (401, 403):
-            access.gets.forget(key)
         try:
             check(answer, stored, offset, length)
+        except Denied:
+            access.gets.forget(key)
+            raise
         except BadBody as error:
             if is_suspect(answer, stored):
                 raise _Suspect(str(error)) from error
@@ -210,9 +212,9 @@ class S3Store:
 
     async def _renew(self) -> None:
         """The store refused: are there other credentials by now? Raises Unavailable (try again) if so."""
-        if trio.current_time() - self._looked < RENEWAL_SECONDS:
+        if time.monotonic() - self._looked < RENEWAL_SECONDS:
             return
-        self._looked, known = trio.current_time(), self._access
+        self._looked, known = time.monotonic(), self._access
         fresh = await trio.to_thread.run_sync(known.renewed, abandon_on_cancel=True)
         if fresh is not None:
             self._access = fresh  # calls under way end with the old one, which then falls away
