@@ -54,7 +54,7 @@ class _Cases(StoreContract):
     examples = 25
     #: What asking for a name that cannot be gives.
     absent: tuple[type[Exception], ...] = (NotFound,)
-    tricks = TRICKS
+    tricks: tuple[str, ...] = TRICKS
 
     async def remove(self, store: Store, key: str) -> None:
         raise NotImplementedError
