@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 
 import pytest
@@ -14,17 +15,30 @@ from vfs import Bytes, Directory, Spliced, hookspecs
 from vfs.config import Settings
 from vfs.errors import Damaged, NotFound
 from vfs.runtime import open_runtime
-from vfs.storage.memory import MemoryStore
+from vfs.testing import MemoryStore
 
 PAGE = ROOT / "docs" / "plugins.md"
 
 
+CODE, TESTS = blocks(PAGE, "python")
+
+
+def loaded(name: str, body: str) -> types.ModuleType:
+    """A block of the page as the module it would be."""
+    module = types.ModuleType(name)
+    exec(compile(body, f"{PAGE.name} ({name})", "exec"), module.__dict__)
+    return module
+
+
 @pytest.fixture
 def plugin() -> types.ModuleType:
-    (block,) = blocks(PAGE, "python")
-    module = types.ModuleType("reelfs_chapters")
-    exec(compile(block.body, f"{PAGE.name}", "exec"), module.__dict__)
-    return module
+    return loaded("reelfs_chapters", CODE.body)
+
+
+# The test file on the page imports the plugin by its name; pytest collects its class here.
+sys.modules["reelfs_chapters"] = loaded("reelfs_chapters", CODE.body)
+TestChapters = loaded("test_chapters", TESTS.body).TestChapters
+del sys.modules["reelfs_chapters"]
 
 
 def test_it_does_what_the_page_says(plugin: types.ModuleType) -> None:
@@ -74,7 +88,6 @@ def test_every_hook_is_on_the_page_with_its_arguments() -> None:
 
 
 def test_what_the_page_names_is_public() -> None:
-    (block,) = blocks(PAGE, "python")
-    imported = block.body.partition("from vfs import ")[2].partition("\n")[0].split(", ")
+    imported = CODE.body.partition("from vfs import ")[2].partition("\n")[0].split(", ")
     assert set(imported) <= set(vfs.__all__)
     assert {"in_thread", "in_worker", "parse_derived"} <= set(vfs.__all__)
