@@ -37,7 +37,7 @@ from vfs.views import Place, View
 if TYPE_CHECKING:
     from vfs.config import Settings
     from vfs.telemetry import Status
-    from vfs.workers import in_thread, in_worker, warm
+    from vfs.workers import in_thread, in_worker
 
 #: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
 _LATE = {
@@ -45,7 +45,6 @@ _LATE = {
     "Status": "vfs.telemetry",
     "in_thread": "vfs.workers",
     "in_worker": "vfs.workers",
-    "warm": "vfs.workers",
 }
 
 
@@ -101,5 +100,4 @@ __all__ = [
     "in_worker",
     "parse_derived",
     "unescape",
-    "warm",
 ]

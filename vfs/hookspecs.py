@@ -55,5 +55,5 @@ def vfs_commands() -> Iterable[Command]:  # type: ignore[empty-body]
 
 
 @hookspec
-def vfs_worker_functions() -> Iterable[Callable[..., Any]]:  # type: ignore[empty-body]
-    """Functions this plugin gives to `in_worker`: a mount imports their modules in a worker ahead of time."""
+def vfs_prepare_worker() -> Iterable[Callable[[], None]]:  # type: ignore[empty-body]
+    """Functions that make a worker ready (import a decoder, say): called in one once the mount answers."""

@@ -68,10 +68,10 @@ class Plugins:
             commands += self._call(hook, lambda c: list(c)) or []
         return commands
 
-    def worker_functions(self) -> list[Callable[..., Any]]:
-        """All functions plugins run in worker processes."""
-        functions: list[Callable[..., Any]] = []
-        for hook in self.manager.hook.vfs_worker_functions.get_hookimpls():
+    def preparations(self) -> list[Callable[[], None]]:
+        """What makes a worker ready for what plugins run there."""
+        functions: list[Callable[[], None]] = []
+        for hook in self.manager.hook.vfs_prepare_worker.get_hookimpls():
             functions += self._call(hook, lambda f: list(f)) or []
         return functions
 

@@ -46,10 +46,10 @@ class Runtime:
     plugins: Plugins
 
     async def warm(self) -> None:
-        """Start a worker and import in it what plugins will run there, so that the first frame is quick."""
-        for function in self.plugins.worker_functions():
+        """Start a worker and make it ready for what plugins will run there: the first frame is quick."""
+        for function in self.plugins.preparations():
             try:
-                await workers.warm(function)
+                await workers.in_worker(function)
             except ReelfsError as error:
                 log.warning("no worker could be started ahead: %s", error)
 

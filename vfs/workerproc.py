@@ -50,8 +50,3 @@ def call(module: str, name: str, arguments: tuple[Any, ...], deadline: float) ->
         raise WorkerFailed(f"{module}.{name}: {type(error).__name__}: {error}") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def load(module: str) -> None:
-    """Import a module, so that the next call finds it ready."""
-    importlib.import_module(module)

@@ -84,11 +84,6 @@ async def in_worker(function: Callable[[*Args], T], *args: *Args, deadline: floa
     return cast(T, result)
 
 
-async def warm(function: Callable[..., Any], *, deadline: float = 30.0) -> None:
-    """Start a worker and import the module of `function` in it, so that the first call is quick."""
-    await _run(f"import of {function.__module__}", deadline, workerproc.load, function.__module__)
-
-
 async def in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
     """`function(*args)` in a thread: for the daemon's own slow work, never for untrusted media."""
     return await trio.to_thread.run_sync(function, *args)

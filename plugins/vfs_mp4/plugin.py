@@ -43,9 +43,9 @@ def vfs_views() -> list[View]:
 
 
 @hookimpl
-def vfs_worker_functions() -> list[Callable[..., bytes]]:
-    """What decodes."""
-    return [render.picture]
+def vfs_prepare_worker() -> list[Callable[[], None]]:
+    """The decoder takes a third of a second to import."""
+    return [render.prepare]
 
 
 class Videos:

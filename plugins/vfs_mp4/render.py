@@ -6,6 +6,7 @@ costs the daemon nothing.
 
 from __future__ import annotations
 
+import importlib
 import io
 import struct
 from collections.abc import Iterator
@@ -81,6 +82,12 @@ class Entry:
     aspect: Fraction | None = None
     matrix: int | None = None
     full: bool | None = None
+
+
+def prepare() -> None:
+    """Import what decodes and draws, which takes longer than most pictures."""
+    importlib.import_module("av")
+    importlib.import_module("PIL.Image")
 
 
 def picture(job: Job, data: bytes, format: str) -> bytes:

@@ -15,7 +15,7 @@ import trio
 
 from vfs.errors import Damaged, WorkerFailed
 from vfs.pytest_plugin import ExpectedLogs
-from vfs.workers import configure, in_thread, in_worker, open_workers, warm
+from vfs.workers import configure, in_thread, in_worker, open_workers
 
 #: Far more than anything here takes; a test that waits this long has failed.
 LONG = 20.0
@@ -146,7 +146,7 @@ def test_at_most_so_many_processes_and_waiting_is_not_counted() -> None:
         pids.add(await in_worker(eval, f"__import__('time').sleep(0.3) or {PID}", deadline=1.2))
 
     async def body() -> None:
-        await warm(os.getpid)
+        await in_worker(os.getpid)
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(one)
@@ -157,18 +157,6 @@ def test_at_most_so_many_processes_and_waiting_is_not_counted() -> None:
     finally:
         configure(processes=2)
     assert len(pids) == 1
-
-
-def test_warm_imports_the_module_in_the_worker() -> None:
-    async def body() -> tuple[bool, bool]:
-        import colorsys
-
-        loaded = "'colorsys' in __import__('sys').modules"
-        before = await in_worker(eval, loaded)
-        await warm(colorsys.rgb_to_hls)
-        return before, await in_worker(eval, loaded)
-
-    assert run(body) == (False, True)
 
 
 def test_worker_imports_neither_the_loop_nor_the_media_library() -> None:

@@ -30,6 +30,9 @@ READ_TIMEOUT = 20.0
 BOTO_ATTEMPTS = 1
 #: Threads for head and list beside those for reads, so that `ls` never waits behind a copy.
 METADATA_THREADS = 16
+#: Threads in all, with those whose call was given up and that wait for its timeout: so many `ls` may be
+#: interrupted within READ_TIMEOUT before one has to wait.
+ABANDONED_THREADS = 64
 _NO_KEYS = "no credentials: set R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, or an AWS profile (AWS_PROFILE)"
 
 
@@ -131,7 +134,7 @@ def _connect(target: Target) -> Access:
             # R2 rejects the newer defaults: trailers with checksums, and `x-amz-checksum-mode`.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            max_pool_connections=METADATA_THREADS,
+            max_pool_connections=ABANDONED_THREADS,
             connect_timeout=CONNECT_TIMEOUT,
             read_timeout=read_timeout,
             retries={"mode": "standard", "total_max_attempts": BOTO_ATTEMPTS},

@@ -7,6 +7,7 @@ A store does not retry: `guard.GuardedStore` does, within a deadline.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -86,3 +87,11 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Close connections; the store is not used afterwards."""
+
+
+@runtime_checkable
+class AsksBesides(Protocol):
+    """A store that now and then makes requests besides the one it was asked for."""
+
+    def count_in(self, requests: Counter[str]) -> None:
+        """Count those there, by kind (`head`, `list`, `get`)."""

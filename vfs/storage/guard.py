@@ -17,7 +17,7 @@ import trio
 
 from vfs.errors import BadBody, DeadlineExceeded, Denied, ReelfsError, StoreError, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage.base import Body, ObjectDetails, Page, Store
+from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Store
 
 log = logging.getLogger("vfs.storage.guard")
 T = TypeVar("T")
@@ -50,6 +50,8 @@ class GuardedStore:
         self._deadline = deadline
         self._healthy = False
         self.counters = Counters()
+        if isinstance(store, AsksBesides):
+            store.count_in(self.counters.requests)
         #: True after an operation that got no usable answer, until one does.
         self.offline = False
 
@@ -121,19 +123,22 @@ class GuardedStore:
         """
         until = trio.current_time() + self._deadline
         last: ReelfsError | None = None
-        wait, forgiven = FIRST_WAIT, False
+        # As it was when this began: readers that are refused together are all forgiven.
+        wait, forgiving = FIRST_WAIT, self._healthy
         while True:
             self.counters.requests[operation] += 1
             try:
                 answer = await self._attempt(attempt, until, extra)
             except Denied as error:
                 self._count(error)
-                if forgiven or not self._healthy:
+                self._healthy = False
+                if not forgiving:
                     raise
-                forgiven, last, self._healthy = True, error, False
+                forgiving, last = False, error
             except (Unavailable, BadBody) as error:
                 self._count(error)
-                last = error
+                # An attempt that the deadline cut short tells less than the one before it.
+                last = error if last is None or trio.current_time() < until else last
             except ReelfsError as error:
                 self._count(error)
                 raise
@@ -153,7 +158,9 @@ class GuardedStore:
 
     async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float, extra: float) -> T:
         """One attempt, cut short when it hangs."""
-        seconds = min(until - trio.current_time(), self._deadline * ATTEMPT_SHARE + extra)
+        # A folder of a million files takes its time, and would take it again.
+        share = ATTEMPT_SHARE if self.remote else 1.0
+        seconds = min(until - trio.current_time(), self._deadline * share + extra)
         with trio.move_on_after(seconds):
             return await attempt()
         raise Unavailable(f"no answer within {seconds:.1f} s")

@@ -8,6 +8,7 @@ the read timeout otherwise.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import trio
 
 from vfs.errors import BadBody, Denied, NotFound, ReadOnly, Stale, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage.access import METADATA_THREADS, Access, Target, connect
+from vfs.storage.access import ABANDONED_THREADS, METADATA_THREADS, Access, Target, connect
 from vfs.storage.answers import check, is_suspect, quoted, short, translated
 from vfs.storage.base import Body, ObjectDetails, Page
 from vfs.storage.signing import TROUBLE, Answer, Transfer
@@ -54,8 +55,11 @@ class S3Store:
         self._prefix = f"{target.prefix}/" if target.prefix else ""
         self._scheme = target.scheme
         self._looked = float("-inf")
+        self._besides: Counter[str] = Counter()
         self._reading = trio.CapacityLimiter(target.connections)
         self._asking = trio.CapacityLimiter(METADATA_THREADS)
+        #: Of these, more: a call that was abandoned holds its thread until its timeout, but no place.
+        self._threads = trio.CapacityLimiter(ABANDONED_THREADS)
 
     @property
     def url(self) -> str:
@@ -132,6 +136,7 @@ class S3Store:
             await self._renew()
             raise
         except _Suspect as suspect:
+            self._besides["head"] += 1
             now = (await self.head(stored.key)).object
             if (now.version, now.size) != (stored.version, stored.size):
                 raise Stale(f"{stored.key} was replaced") from None
@@ -163,6 +168,10 @@ class S3Store:
             ExpiresIn=max(1, min(expires, MAX_EXPIRES)),
         )
         return url
+
+    def count_in(self, requests: Counter[str]) -> None:
+        """See `base.AsksBesides`: the HEAD after an answer that looks replaced."""
+        self._besides = requests
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -201,11 +210,12 @@ class S3Store:
                 return function(client)
             except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
                 raise translated(error, key) from error
-            except (KeyError, TypeError, AttributeError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise BadBody(f"{key or 'listing'}: an answer without {short(error)}") from error
 
         try:
-            return await trio.to_thread.run_sync(call, limiter=self._asking, abandon_on_cancel=True)
+            async with self._asking:
+                return await trio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
         except Denied:
             await self._renew()
             raise
