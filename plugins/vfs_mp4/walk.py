@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import trio
+
 from vfs import Damaged, Place
 from vfs_mp4 import boxes, table
 from vfs_mp4.boxes import Header
@@ -21,6 +23,11 @@ from vfs_mp4.table import FragmentTable, Region
 MAX_MOOF = 16 << 20
 # Top-level boxes of one file: two hours of 0.1 s fragments have 300,000 with their sidx and styp.
 _MAX_BOXES = 500_000
+# Boxes in a row without a moof: real files have a sidx, a styp, an mdat, some emsg or free. Millions of empty
+# boxes fit into a small file, and looking at each takes some 20 us.
+_MAX_IDLE = 1000
+# Boxes that are read from memory in a row, before the loop that serves the mount gets its turn.
+_TURN = 32
 _FIRST_REACH = 4 << 10
 
 
@@ -48,6 +55,23 @@ class _Found:
         return tuple(Fragment(m.offset, m.size, end, m.decode_time) for m, end in pairs)
 
 
+@dataclass(slots=True)
+class _Steps:
+    """Bounds a walk, and lets others have their turn."""
+
+    taken: int = 0
+    idle: int = 0
+
+    async def step(self, head: Header, at: int) -> None:
+        """A box was looked at. Raises Damaged when there are too many without a moof among them."""
+        self.taken += 1
+        self.idle = 0 if head.kind == b"moof" else self.idle + 1
+        if self.idle > _MAX_IDLE:
+            raise Damaged(f"{self.idle} boxes in a row up to {at}, none of them a moof")
+        if self.taken % _TURN == 0:
+            await trio.lowlevel.checkpoint()
+
+
 async def read_moof(reader: Reader, opened: Opened, at: int, head: Header, times: dict[int, int]) -> Moof:
     """The moof at `at`. Raises Damaged when it is cut, lies or is too big."""
     if head.size > MAX_MOOF or head.size == 0 or at + head.size > reader.place.size:
@@ -67,7 +91,7 @@ async def region(reader: Reader, now: FragmentTable, number: int) -> Region:
         return known
     anchors = now.known_anchors()
     at, stop = int(anchors.offset[number]), anchors.stop(number)
-    reach, found = table.moof_reach(now, number), _Found()
+    reach, found, steps = table.moof_reach(now, number), _Found(), _Steps()
     while at < stop:
         head = await reader.header(at, reach)
         if head is None or not head.size or at + head.size > stop:
@@ -78,6 +102,7 @@ async def region(reader: Reader, now: FragmentTable, number: int) -> Region:
             found.data(at + head.size)
         elif not found.moofs and anchors.source != "sidx":
             raise Damaged(f"{boxes.name_of(head.kind)} at {at}, not moof")
+        await steps.step(head, at)
         at, reach = at + head.size, 64
     _check(now, number, found, at)
     parsed = Region(tuple(found.moofs), found.fragments())
@@ -103,12 +128,13 @@ def _check(now: FragmentTable, number: int, found: _Found, end: int) -> None:
 async def all_regions(place: Place, now: FragmentTable) -> Movie:
     """Complete tables by the anchors, several regions at a time. Raises Damaged when they are wrong."""
     anchors = now.known_anchors()
-    reader = Reader(place)
+    reader, steps = Reader(place), _Steps()
     parsed = await gather([partial(_region_alone, place, now, n) for n in range(len(anchors))])
     at = anchors.end
     while (head := await reader.header(at)) is not None and head.kind != b"mfra":
         if head.kind == b"moof":
             raise Damaged(f"a fragment at {at} that is not listed")
+        await steps.step(head, at)
         at += head.size or place.size
     return _complete(now, [m for r in parsed for m in r.moofs], [f for r in parsed for f in r.fragments], [])
 
@@ -119,7 +145,7 @@ async def _region_alone(place: Place, now: FragmentTable, number: int) -> Region
 
 async def whole(place: Place, opened: Opened) -> Movie:
     """Complete tables by walking from box to box; what comes after a broken fragment is left out."""
-    reader, found, damage = Reader(place), _Found(), list[str]()
+    reader, found, damage, steps = Reader(place), _Found(), list[str](), _Steps()
     times = {t.track_id: int(t.samples.dur.sum()) for t in opened.moov.tracks}
     at, reach, room = opened.end, _FIRST_REACH, boxes.MAX_ROWS
     for _ in range(_MAX_BOXES):
@@ -135,6 +161,7 @@ async def whole(place: Place, opened: Opened) -> Movie:
                 times.update({k: int(r.dts[-1] + r.dur[-1]) for k, r in moof.rows.items()})
                 found.moof(moof)
                 reach = max(_FIRST_REACH, moof.size * 5 // 4 + 64)
+            await steps.step(head, at)
         except Damaged as error:
             damage.append(str(error))
             break
