@@ -9,6 +9,7 @@ watched: asked for at the moment of the question.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from bisect import bisect_left
 from collections import OrderedDict, deque
@@ -16,8 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from vfs.units import visible
+
 if TYPE_CHECKING:
     from vfs.config import Settings
+
+log = logging.getLogger("vfs.telemetry")
 
 #: R2, USD per million operations, standard storage class (Cloudflare's R2 pricing page); each GET and HEAD
 #: is Class B, each LIST, PUT and COPY Class A; DELETE and egress are free.
@@ -256,6 +261,7 @@ class Status:
         text = _clip(message)
         if text not in notes:
             notes.append(text)
+            log.info("%s: %s", visible(path), visible(text))
         self._notes[path] = notes
         while len(self._notes) > MAX_REPORTED_PATHS:
             self._notes.popitem(last=False)

@@ -14,7 +14,16 @@ from fnmatch import fnmatchcase
 
 from vfs import names
 from vfs.cache.metadata import FolderMark
-from vfs.errors import IsADirectory, NameTooLong, NotADirectory, NotFound, ReelfsError, Stale
+from vfs.errors import (
+    IsADirectory,
+    MediaError,
+    NameTooLong,
+    NotADirectory,
+    NotFound,
+    ReelfsError,
+    Stale,
+    WorkerFailed,
+)
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.panel import Panel
 from vfs.places import Services, StoredPlace
@@ -144,7 +153,12 @@ class Tree:
             raise IsADirectory(f"{found.path} is not made whole")
         if node.version is None:
             return await node.produce()
-        content = await self._services.derived.get(("bytes", node.version), node.produce, cost=len)
+        try:
+            content = await self._services.derived.get(("bytes", node.version), node.produce, cost=len)
+        except (MediaError, WorkerFailed) as error:
+            about = found.sources[0].key if found.sources else found.path
+            self._reports.report(about, f"{found.name}: {error}")
+            raise
         if node.size is not None and len(content) != node.size:
             raise ReelfsError(f"{found.path}: {len(content)} bytes were made where {node.size} were promised")
         return content
