@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from vfs.mounts import mount_at, unmount
 
@@ -25,6 +29,9 @@ sys.path[:0] = [str(ROOT / "scripts")]
 sample_media = importlib.import_module("sample_media")
 encode: Callable[..., Path] = sample_media.encode
 sidecars: Callable[[Path], tuple[Path, Path]] = sample_media.sidecars
+
+#: Chooses the slice of the cases that runs without --slow: another one every day, the same for a day.
+SEED = int(os.environ.get("CLIENTS_SEED") or time.time() // 86_400)
 
 #: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
 TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
@@ -118,3 +125,12 @@ def make_library(folder: Path) -> Path:
     deep.mkdir(parents=True)
     (deep / "random.bin").write_bytes(os.urandom(3_000_001))
     return folder
+
+
+def some(names: Iterable[str], choices: Sequence[str], count: int) -> list[Any]:
+    """All pairs of a name and a choice as parameters, all but `count` of each name only with --slow."""
+    found = []
+    for name in names:
+        daily = random.Random(f"{SEED} {name}").sample(choices, min(count, len(choices)))
+        found += [pytest.param(name, c, marks=() if c in daily else pytest.mark.slow) for c in choices]
+    return found

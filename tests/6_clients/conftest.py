@@ -26,6 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"tests/6_clients: the slice of CLIENTS_SEED={client_mounts.SEED}")
+
+
 @pytest.fixture(scope="session")
 def client_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated videos and other files, made once; not to be changed."""
