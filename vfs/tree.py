@@ -22,6 +22,7 @@ from vfs.errors import (
     NotFound,
     ReelfsError,
     Stale,
+    TooBig,
     WorkerFailed,
 )
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
@@ -155,7 +156,7 @@ class Tree:
             return await node.produce()
         try:
             content = await self._services.derived.get(("bytes", node.version), node.produce, cost=len)
-        except (MediaError, WorkerFailed) as error:
+        except (MediaError, TooBig, WorkerFailed) as error:
             about = found.sources[0].key if found.sources else found.path
             self._reports.report(about, f"{found.name}: {error}")
             raise
