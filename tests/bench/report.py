@@ -1,0 +1,35 @@
+"""docs/benchmarks.md from the figures of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from tests.bench.result import Row
+
+_HEAD = """\
+# Benchmarks
+
+Written by `python tests/bench/run.py --markdown` on {machine}; a shared machine, so times and rates are for
+comparing within the run. Requests and bytes are counted at the store by a proxy and are exact; small
+versions of these counts are tests (`tests/6_clients/test_requests.py`).
+
+The store is `rclone serve s3`, the line before it a proxy (40 ms round trip where a time is compared; each
+section says so). The game is 2 minutes of 1080p H.264 at 36 Mbit/s, 560 MB, a key frame every 2 s; its
+fragmented form has one fragment a key frame. It is made once and kept below `~/.cache/reelfs-bench`
+(`REELFS_BENCH_DIR` names another folder).
+"""
+
+
+def markdown(found: Mapping[str, tuple[str, Sequence[Row]]], machine: str) -> str:
+    """found: by benchmark, the module it is in and its rows."""
+    parts = [_HEAD.format(machine=machine)]
+    for name, (module, rows) in found.items():
+        about = (sys.modules[module].__doc__ or "").strip().partition("\n")[0]
+        parts.append(f"## {name}\n\n{about}\n")
+        lines = ["| figure | value | target | |", "|---|---:|---:|---|"]
+        for row in rows:
+            mark = "" if row.met is None else "met" if row.met else "**missed**"
+            lines.append(f"| {row.what} | {row.text} | {row.target} | {mark} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
