@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from vfs.errors import (
     BadBody,
@@ -108,6 +108,29 @@ def test_every_body_is_measured(spoil: Callable[[bytes], bytes]) -> None:
         assert store.counters.errors == {"BadBody": 1}
 
     run(scenario)
+
+
+def test_waking_up_too_late_is_the_deadline() -> None:
+    """A busy machine, or one that was asleep: the cause is told, and nothing is asked any more."""
+    clock = MockClock()
+
+    async def body() -> None:
+        inner = MemoryStore({"a": BODY})
+        inner.fault("head", error=Unavailable("HTTP 503"))
+        store = GuardedStore(inner, deadline=DEADLINE)
+
+        async def late() -> None:
+            await wait_all_tasks_blocked()
+            clock.jump(2 * DEADLINE)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late)
+            with pytest.raises(DeadlineExceeded, match="HTTP 503"):
+                await store.head("a")
+        assert store.counters.requests == {"head": 1}
+        assert store.counters.retries == 0
+
+    trio.run(body, clock=clock)
 
 
 def test_a_hung_attempt_leaves_time_for_another() -> None:

@@ -151,9 +151,11 @@ class GuardedStore:
             if trio.current_time() + pause >= until:
                 # Nothing to wait for. (When the store asks for a longer pause, that is known at once.)
                 raise self._given_up(operation, key, last)
+            await trio.sleep(pause)
+            if trio.current_time() >= until:  # a busy machine wakes late
+                raise self._given_up(operation, key, last)
             self.counters.retries += 1
             log.info("%s %s: %s; trying again", operation, key, last)
-            await trio.sleep(pause)
             wait = min(wait * 2, LONGEST_WAIT)
 
     async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float, extra: float) -> T:
