@@ -57,7 +57,11 @@ class Store(Protocol):
     async def list(
         self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
     ) -> Page:
-        """One page of at most `limit` objects and prefixes whose keys start with `prefix`."""
+        """One page of at most `limit` objects and prefixes whose keys start with `prefix`.
+
+        A store that has to read everything anyway may give it at once, whatever the limit. An error is
+        an error: never a page that leaves out what could not be asked for.
+        """
 
     async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
         """Exactly `length` bytes (> 0, inside the object) of exactly this version.

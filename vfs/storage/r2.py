@@ -1,4 +1,4 @@
-"""`r2://` and `s3://`: a bucket through boto3; ranged reads through `signing`, which costs a third of it.
+"""`r2://` and `s3://`: a bucket through boto3; ranged reads through `signing`, at less than half the cost.
 
 Every body is checked (`answers`). Calls block and run in threads, reads under one limit and metadata under
 another. A cancelled call is not waited for: its connection is ended where it is a read, and given up after
