@@ -2,7 +2,8 @@
 
 A number is a hash of what the path stands for (its kind, path and version), so it survives a remount, and
 another version of a file is another inode: what the kernel has cached of the old one can never show up in
-the new one. A directory has no version; it is its path. Pure: no kernel in here.
+the new one. A directory has no version; it is its path. All spellings of a selection (`x@5s.jpg`,
+`x.mp4@/5000ms.jpg`) are one inode: what was read through one is cached for the others. Pure: no kernel here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import xxhash
 
 from vfs.errors import Stale
+from vfs.names import parse_derived
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
 from vfs.tree import Found
 
@@ -27,7 +29,16 @@ Identity = tuple[str, str, str]
 
 def identity(found: Found) -> Identity:
     """What makes an inode another one: kind (file, directory, link), path, version."""
-    return _KINDS[type(found.node)], found.path, found.version
+    return _KINDS[type(found.node)], _canonical(found), found.version
+
+
+def _canonical(found: Found) -> str:
+    """One path for all spellings of what is derived from a file; any other path stands for itself."""
+    folder, _, name = found.path.rpartition("/")
+    if not found.version or not found.sources or found.path == found.sources[0].key:
+        return found.path
+    derived = parse_derived(name if folder.endswith("@") else name.rpartition("@")[2])
+    return f"{found.sources[0].key}@/{derived.canonical}" if derived else found.path
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vfs import inodes
 from vfs.errors import Stale
 from vfs.inodes import ROOT, Inodes
 from vfs.nodes import Bytes, Directory, Node, Spliced
-from vfs.spans import Inline, Layout
+from vfs.spans import Inline, Layout, StoredObject
 from vfs.tree import Found
 
 
@@ -47,6 +49,24 @@ def test_numbers_depend_on_path_version_and_kind_alone() -> None:
     assert known.number(Found("a", FOLDER)) != known.number(Found("a", Bytes(produce=nothing, version=None)))
     assert known.number(Found("a", FOLDER)) == table().number(Found("a", FOLDER))
     assert known.number(file("\udcff")) != known.number(file("\udcfe"))
+
+
+def test_all_spellings_of_a_selection_are_one_number() -> None:
+    source, other = StoredObject("a/x.mp4", 9, "v", 0), StoredObject("a/y.mp4", 9, "v", 0)
+
+    def number(path: str, version: str = "1", of: StoredObject = source) -> int:
+        return table().number(replace(file(path, version), sources=(of,)))
+
+    wanted = number("a/x@5s.jpg")
+    for path in ("a/x@5.0s.jpg", "a/x.mp4@5000ms.jpg", "a/x.mp4@/00:05.jpg", "a/x@/5.jpg"):
+        assert number(path) == wanted
+    assert wanted not in {
+        *(number("a/x@5s.png"), number("a/x@5s.jpg", "2"), number("a/x@5s.jpg", of=other)),
+        *(number("a/x@6s.jpg"), number("a/x@5s-.jpg"), number("a/x.mp4@/info.json"), number("a/x@5s")),
+    }
+    # A stored file that happens to have such a name is itself.
+    stored = StoredObject("a/x@5s.jpg", 9, "v", 0)
+    assert number("a/x@5s.jpg", of=stored) == table().number(file("a/x@5s.jpg"))
 
 
 def test_numbers_are_positive_and_spread() -> None:
