@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(f"tests/6_clients: the slice of CLIENTS_SEED={client_mounts.SEED}")
+    for line in (f"the slice of CLIENTS_SEED={client_mounts.SEED}", *client_mounts.REPORT):
+        terminalreporter.write_line(f"tests/6_clients: {line}")
 
 
 @pytest.fixture(scope="session")
