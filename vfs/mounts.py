@@ -75,7 +75,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
 def is_dead(path: str | os.PathLike[str]) -> bool:
     """True when the daemon of a mount is gone: "Transport endpoint is not connected"."""
     try:
-        os.stat(path)
+        os.statvfs(path)  # not stat: the kernel may answer that from what it remembers of the root
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
