@@ -24,6 +24,8 @@ from vfs.mounts import mount_at
 
 HERE = Path(__file__).parent
 READY_SECONDS = 20.0
+#: The fixtures below; tests that use one need FUSE.
+MOUNTING = {"mounted", "mounting", "common"}
 #: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
 TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
 
@@ -36,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not can_mount():
         skip = pytest.mark.skip(reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
         for item in items:
-            if item.path.parent == HERE and {"mounted", "common"} & {*getattr(item, "fixturenames", ())}:
+            if item.path.parent == HERE and MOUNTING & {*getattr(item, "fixturenames", ())}:
                 item.add_marker(skip)
 
 
@@ -150,6 +152,13 @@ def mounted(tmp_path: Path) -> Iterator[MountIt]:
     whole real stack. Further keywords are settings; `environ` is added to the daemon's environment.
     """
     with mounting_in(tmp_path) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def mounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountIt]:
+    """As `mounted`, for mounts that the tests of a module share."""
+    with mounting_in(tmp_path_factory.mktemp("mounting")) as mount:
         yield mount
 
 
