@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,10 @@ class Truth:
         first = self.at(start)
         after = sum(frame.time - self.zero < stop for frame in self.frames)
         return first, max(after, first + 1)
+
+    def later(self, seconds: Fraction) -> Truth:
+        """The same with every frame this much later."""
+        return replace(self, frames=tuple(replace(f, time=f.time + seconds) for f in self.frames))
 
     def hashes(self, first: int, after: int) -> list[str]:
         return [frame.hash for frame in self.frames[first:after]]

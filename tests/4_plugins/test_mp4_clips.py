@@ -22,7 +22,7 @@ from mp4_places import MemoryPlace  # noqa: E402
 from vfs_mp4.plugin import Videos  # noqa: E402
 
 #: In the daily run a few times of each sample, another choice for each; with --slow as many as promised.
-INSTANTS, RANGES = 4, 2
+INSTANTS, RANGES = 3, 1
 SLOW_INSTANTS, SLOW_RANGES = 20, 6
 
 #: Files of ../shared/media whose frames cannot be told by any selection, and why.
@@ -31,6 +31,18 @@ NOT_DECODABLE = {
     "go-mp4_sample_qt.mp4": "its pictures do not decode",
     "mp4ff_prog_8s_enc_dashinit.mp4": "encrypted",
     "media_sample_fragmented_clearkey.mp4": "encrypted",
+}
+#: Files whose frames FFmpeg times otherwise, by how many seconds it is early, and why.
+EARLY = {
+    # The edit begins between two frames; FFmpeg drops the one shown then and moves the next to its place.
+    "media_sample_edit_list.mp4": Fraction(7, 600),
+}
+#: ffmpeg 5.1 shows the frames that an edit list hides from AV1.
+BLIND_TO_EDITS = {"av01"}
+#: Clips that PyAV decodes right and ffmpeg 5.1 does not, and why.
+NOT_BY_FFMPEG = {
+    # Its key frames are no IDR: at the gap in frame numbers before the first, 5.1 loses the last B frame.
+    "media_iibbibb_editlist_videoonly.mp4",
 }
 #: Too long to decode whole in a test run that is not asked for.
 LONG = {"media_long_1080p_lowbitrate.mp4", "media_long_180p_av1.mp4"}
@@ -70,12 +82,13 @@ async def check_range(place: MemoryPlace, truth: exact.Truth, start: Fraction, s
     """Exact: these frames and no others, timed alike; key: from a key frame on; frag: from the index on."""
     name, (first, after) = f"{text(start)}-{text(stop)}", truth.between(start, stop)
     wanted, what = truth.hashes(first, after), f"{place.name} {name}"
-    data, _ = await exact.spliced(place, f"{name}.mp4")
+    data, about = await exact.spliced(place, f"{name}.mp4")
     got = exact.decode(data)
     assert [frame.hash for frame in got] == wanted, what
     offsets = [frame.time - got[0].time for frame in got]
     assert offsets == [f.time - truth.frames[first].time for f in truth.frames[first:after]], what
-    if exact.FFMPEG and len(truth.by_ffmpeg) == len(truth.frames):
+    comparable = about["codec"] not in BLIND_TO_EDITS and len(truth.by_ffmpeg) == len(truth.frames)
+    if exact.FFMPEG and comparable and place.name not in NOT_BY_FFMPEG:
         assert exact.decode_by_ffmpeg(data) == list(truth.by_ffmpeg[first:after]), what
     for mode in ("key", "frag"):
         data, about = await exact.spliced(place, f"{name}.{mode}.mp4")
@@ -116,7 +129,7 @@ def shared_names(*, slow: bool) -> list[str]:
 
 def run_shared(name: str, instants: int, ranges: int) -> None:
     place = exact.shared(name)
-    truth = exact.truth_of(place)
+    truth = exact.truth_of(place).later(EARLY.get(name, Fraction(0)))
     duration = truth.frames[-1].time - truth.zero
     trio.run(check, place, truth, chosen(name, duration, instants, ranges))
 
