@@ -184,14 +184,18 @@ def test_spellings_of_one_selection_are_the_same_bytes(name: str) -> None:
 
 
 def heard(data: bytes) -> tuple[NDArray[np.float64], float]:
-    """The sound a player would play, one channel, and its first time in seconds."""
-    parts, first = [], None
+    """The sound a player would play, one channel, silent where nothing is, and its first time in seconds."""
+    parts: list[tuple[float, NDArray[np.float64]]] = []
     with av.open(io.BytesIO(data), "r") as container:
         for frame in container.decode(audio=0):
-            first = frame.time if first is None else first
-            parts.append(frame.to_ndarray().reshape(-1).astype(np.float64))
-    assert first is not None
-    return np.concatenate(parts), first
+            assert frame.time is not None
+            parts.append((frame.time, frame.to_ndarray().reshape(-1).astype(np.float64)))
+    first, last = parts[0][0], parts[-1]
+    line = np.zeros(round((last[0] - first) * 48_000) + len(last[1]))
+    for at, sound in parts:
+        start = round((at - first) * 48_000)
+        line[start : start + len(sound)] = sound[: len(line) - start]
+    return line, first
 
 
 @pytest.mark.parametrize("name", ["h264", "h264_fragmented", "ntsc", "opus", "vfr", "delayed_video"])
