@@ -16,6 +16,7 @@ WITH_COMMANDS = [page for page in PAGES if blocks(page, "console")]
 NOT_RUN = "*Not run by "
 
 
+@pytest.mark.timeout(300)  # thirty programs, each a fraction of a second on a machine that is free
 @pytest.mark.skipif(not can_mount, reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_do_what_it_says(
