@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 from tests.faults.heads import Head, asked_range, one_off, shifted
@@ -154,7 +155,7 @@ class Proxy:
         for sock in (*self._retired, self._release_reader, self._release_writer):
             sock.close()
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
