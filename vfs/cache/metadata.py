@@ -374,9 +374,13 @@ class Metadata:
     def _update(self, now: StoredObject) -> None:
         """A HEAD told the version of an object: put it wherever the object is known."""
         prefix, name = _split(now.key)
-        known = self._know(prefix)
         self._remember(self._seen, now.key, self._clock(), MAX_SEEN)
-        self._remember(known.points, name, _Point(now, self._clock()), MAX_POINTS)
+        if not names.is_component(name):
+            return  # opened as a key that is no path: it must not turn up among the names of its folder
+        known = self._know(prefix)
+        point = known.points.get(name)
+        if point is not None and point.value is not FOLDER:
+            self._remember(known.points, name, _Point(now, self._clock()), MAX_POINTS)
         for listing in (known.listing, *(f for stem, f in known.stems.items() if name.startswith(stem))):
             if listing is not None and name not in listing.folders:
                 listing.files[name] = now
