@@ -122,13 +122,8 @@ def made(window: Window, *, sound: bool) -> Read:
     """An init and one fragment a group of pictures, with just the samples that the window needs."""
     lead = _pictures(window)
     lanes = [lead]
-    origin = Fraction(lead.media, lead.track.timescale)
     if sound:
-        lanes += _sound_lanes(window)
-        origin = max([origin, *(-lane.at for lane in lanes[1:])])
-        # On the clock of the pictures, so that their times stay whole.
-        origin = Fraction(math.ceil(origin * lead.track.timescale), lead.track.timescale)
-    lanes = [_placed(lane, origin) for lane in lanes]
+        lanes += map(_placed, _sound_lanes(window))
     spans: list[Span] = [Inline(_init(lanes, window.stop - window.start))]
     for number, group in enumerate(_groups(lanes), 1):
         spans += _fragment(window.movie, number, group)
@@ -194,13 +189,16 @@ def _sound_lanes(window: Window) -> list[_Lane]:
     return found
 
 
-def _placed(lane: _Lane, origin: Fraction) -> _Lane:
-    """A lane on the common clock, on which the window begins `origin` seconds after 0."""
-    ticks = round(origin * lane.track.timescale)
-    if lane.track.handler == "vide" or not lane.at:
-        return replace(lane, dts=lane.dts + ticks - lane.media, media=ticks)
-    begin = round((origin + lane.at) * lane.track.timescale) - int(lane.cts[0])
-    return replace(lane, dts=lane.dts + max(begin, 0), media=ticks)
+def _placed(lane: _Lane) -> _Lane:
+    """A lane of sound on a clock of its own, on which the window begins as soon as its pre-roll is over.
+
+    Not on the clock of the pictures, whose pre-roll is longer: of AAC in fragments FFmpeg 8.1 drops as many
+    samples as the edit skips, whether they are there or not.
+    """
+    scale = lane.track.timescale
+    preroll = max(-lane.at, Fraction(0))
+    begin = round((preroll + lane.at) * scale) - int(lane.cts[0])
+    return replace(lane, dts=lane.dts + max(begin, 0), media=round(preroll * scale) + max(-begin, 0))
 
 
 def _init(lanes: list[_Lane], length: Fraction) -> bytes:
@@ -238,8 +236,9 @@ def _groups(lanes: list[_Lane]) -> Iterator[list[tuple[_Lane, slice]]]:
         for number, lane in enumerate(others):
             stop = len(lane.rows)
             if high < len(lead.rows):
-                until = Fraction(int(lead.dts[high]), lead.track.timescale) * lane.track.timescale
-                stop = max(int(np.searchsorted(lane.dts, math.ceil(until), "left")), done[number])
+                until = Fraction(int(lead.dts[high]) - lead.media, lead.track.timescale)
+                ticks = math.ceil(until * lane.track.timescale) + lane.media
+                stop = max(int(np.searchsorted(lane.dts, ticks, "left")), done[number])
             if stop > done[number]:
                 group.append((lane, slice(done[number], stop)))
             done[number] = stop

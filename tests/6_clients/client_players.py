@@ -147,6 +147,18 @@ def ffmpeg_sound(path: Path, *before: str) -> Heard:
     return Heard(np.frombuffer(out, np.float32).astype(np.float64))
 
 
+def pyav_sound(path: Path) -> Heard:
+    """The sound as PyAV decodes it, from the time of its first frame on."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=0))
+    assert {frame.sample_rate for frame in frames} == {RATE}
+    first = frames[0]
+    assert first.pts is not None
+    assert first.time_base is not None
+    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float64)
+    return Heard(samples, first.pts * first.time_base)
+
+
 def mpv_sound(path: Path, file: Path, *options: str) -> Heard:
     """The sound as mpv plays it along with the pictures."""
     how = ("--vo=null", "--ao=pcm", "--ao-pcm-waveheader=no", f"--ao-pcm-file={file}", "--audio-format=float")
