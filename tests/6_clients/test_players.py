@@ -225,7 +225,7 @@ def test_sound_is_in_step_from_a_key_frame_on(mount: Mount, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["h264", "hevc open gop", "moov at end", "delayed", "opus", "trimmed"])
 def test_fragments_that_are_made_have_their_sound_from_the_start(mount: Mount, name: str) -> None:
-    """By the FFmpeg of PyAV, which drops of AAC what the edit list skips; the pictures have a long pre-roll."""
+    """By the FFmpeg of PyAV, which drops of AAC what the edit list skips; pictures have a long pre-roll."""
     path, known = mount / f"games/{name}@0.9s-1.4s.frag.mp4", truth(source(mount, name))
     start = float(known.frames[wanted(mount, name, "0.9s-1.4s")[0]].time - known.zero)
     heard = pyav_sound(path)
