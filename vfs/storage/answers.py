@@ -36,6 +36,10 @@ _SUMS: Mapping[str, Callable[[bytearray], bytes]] = {
 }
 
 
+class Corrupt(BadBody):
+    """The bytes of a whole object do not have the checksum that is known of it."""
+
+
 def quoted(etag: str) -> str:
     """One spelling of an etag: some servers leave out the quotes in listings, or mark it weak."""
     return '"' + etag.removeprefix("W/").strip('"') + '"'
@@ -107,12 +111,12 @@ def _check_whole(answer: Answer, stored: StoredObject) -> None:
     if match is not None and not encrypted:
         digest = hashlib.md5(answer.body, usedforsecurity=False).hexdigest()
         if digest != match[1]:
-            raise BadBody(f"{stored.key}: the bytes do not have the MD5 that is their etag")
+            raise Corrupt(f"{stored.key}: the bytes do not have the MD5 that is their etag")
     for name, compute in _SUMS.items():
         # `-N` after it: a checksum of the checksums of N parts, which the body alone does not give.
         given = headers.get(name, "-")
         if "-" not in given and base64.b64encode(compute(answer.body)).decode() != given:
-            raise BadBody(f"{stored.key}: the bytes do not have the checksum {name}")
+            raise Corrupt(f"{stored.key}: the bytes do not have the checksum {name}")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

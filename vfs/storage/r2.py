@@ -8,7 +8,7 @@ the read timeout otherwise.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import trio
 from vfs.errors import BadBody, Denied, NotFound, ReadOnly, Stale, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.access import ABANDONED_THREADS, METADATA_THREADS, Access, Target, connect
-from vfs.storage.answers import check, is_suspect, quoted, short, translated
+from vfs.storage.answers import Corrupt, check, is_suspect, quoted, short, translated
 from vfs.storage.base import Body, ObjectDetails, Page
 from vfs.storage.signing import TROUBLE, Answer, Transfer
 
@@ -30,6 +30,10 @@ MAX_KEY = 1024
 RENEWAL_SECONDS = 10.0
 #: Seconds a presigned URL may be valid: S3's and R2's limit.
 MAX_EXPIRES = 7 * 24 * 3600
+
+#: An object that came damaged once is read whole from then on, when it is no larger than this.
+DOUBTED_BYTES = 8 << 20
+MAX_DOUBTED = 1000
 
 
 def open_bucket(
@@ -58,6 +62,7 @@ class S3Store:
         self._besides: Counter[str] = Counter()
         self._reading = trio.CapacityLimiter(target.connections)
         self._asking = trio.CapacityLimiter(METADATA_THREADS)
+        self._doubted: OrderedDict[tuple[str, str], None] = OrderedDict()
         #: Of these, more: a call that was abandoned holds its thread until its timeout, but no place.
         self._threads = trio.CapacityLimiter(ABANDONED_THREADS)
 
@@ -119,8 +124,11 @@ class S3Store:
     async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
         """Exactly these bytes of exactly this version.
 
-        On a server that does not know If-Match, an answer that looks replaced costs a HEAD to be sure.
+        On a server that does not know If-Match, an answer that looks replaced costs a HEAD to be sure. Of an
+        object that came damaged, parts (as the kernel asks for after an error) are cut from a checked whole.
         """
+        if (stored.key, stored.version) in self._doubted and length < stored.size <= DOUBTED_BYTES:
+            return memoryview(await self.read(stored, 0, stored.size))[offset : offset + length]
         transfer = Transfer()
         try:
             answer = await trio.to_thread.run_sync(
@@ -195,11 +203,20 @@ class S3Store:
         except Denied:
             access.gets.forget(key)
             raise
+        except Corrupt:
+            self._doubt(stored)
+            raise
         except BadBody as error:
             if is_suspect(answer, stored):
                 raise _Suspect(str(error)) from error
             raise
         return answer
+
+    def _doubt(self, stored: StoredObject) -> None:
+        """Remember an object whose bytes came damaged: only a whole of it can be checked."""
+        self._doubted[stored.key, stored.version] = None
+        while len(self._doubted) > MAX_DOUBTED:
+            self._doubted.popitem(last=False)
 
     async def _ask(self, key: str | None, function: Callable[[Any], T]) -> T:
         """A call of boto3, with errors of ours. key: what a 404 is about; None = the bucket."""
