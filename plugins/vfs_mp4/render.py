@@ -200,6 +200,10 @@ def decode(job: Job, entry: Entry, data: bytes) -> av.VideoFrame:
     # Frame threads hang the process when a context is dropped undrained (PyAV 18): one thread, and a drain.
     context.thread_type, context.thread_count = "SLICE", 1
     context.options = {"max_pixels": str(MAX_PIXELS)}
+    if entry.decoder == "h264":
+        # Strict: a stream that does not say how far it reorders is taken to reorder as far as it may. Else
+        # the decoder guesses not at all, and drops the B-frames that come after what it has put out.
+        context.options |= {"strict": "strict"}
     if entry.setup:
         context.extradata = entry.setup
     context.width, context.height = entry.width, entry.height
