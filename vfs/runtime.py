@@ -17,7 +17,7 @@ from vfs.cache.derived import Derived
 from vfs.cache.disk import DiskCache
 from vfs.cache.metadata import Metadata
 from vfs.config import Settings
-from vfs.errors import ReelfsError
+from vfs.errors import DeadlineExceeded, ReelfsError, Unavailable
 from vfs.explain import explain
 from vfs.places import Services
 from vfs.plugins import Plugins, load_plugins
@@ -31,6 +31,8 @@ log = logging.getLogger("vfs.runtime")
 
 #: A presigned URL lives this long (seconds): enough to hand it to a player, too short to leave lying about.
 PRESIGNED_SECONDS = 3600
+#: The first request of a mount gets this long at most: who starts it waits for it.
+START_SECONDS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,13 @@ async def open_runtime(
             immutable=settings.immutable,
         )
         # Asked at once: wrong credentials or a missing bucket are told at start, and the root is listed.
-        await metadata.folder("")
+        try:
+            with guarded.hurried(START_SECONDS):
+                await metadata.folder("")
+        except DeadlineExceeded as error:
+            raise Unavailable(
+                f"{settings.source} cannot be reached: check the network and the endpoint ({error})"
+            ) from None
         workers.configure(
             processes=settings.workers.processes,
             memory=settings.workers.memory,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
@@ -54,6 +55,15 @@ class GuardedStore:
             store.count_in(self.counters.requests)
         #: True after an operation that got no usable answer, until one does.
         self.offline = False
+
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """Operations that begin within the block are given up after so many seconds."""
+        before, self._deadline = self._deadline, min(self._deadline, seconds)
+        try:
+            yield
+        finally:
+            self._deadline = before
 
     @property
     def url(self) -> str:
