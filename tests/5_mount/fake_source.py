@@ -197,7 +197,7 @@ class FakeTree:
             raise ExceptionGroup("two", [Damaged("one"), Damaged("other")])
         if name == "never":
             error = NotFound("kept for long")
-            error.ttl = TTL  # type: ignore[attr-defined]
+            error.ttl = TTL
             self.made["never"] = self.made.get("never", 0) + 1
             raise error
         if name == "hanging-name":

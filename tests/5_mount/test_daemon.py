@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,13 +124,16 @@ def detached(
 
 def end_children() -> list[int]:
     """Wait for the daemons this process started; their exit statuses."""
-    ended = []
-    for task in Path("/proc/self/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
-            # multiprocessing keeps a helper process of its own for as long as this one lives.
-            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                ended.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    return ended
+    children = [
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+    # multiprocessing keeps a helper process of its own for as long as this one lives.
+    daemons = [
+        pid for pid in children if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in daemons]
 
 
 def test_start_returns_when_the_mount_answers(detached: Callable[..., Path], tmp_path: Path) -> None:
