@@ -11,6 +11,7 @@ import math
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -41,6 +42,8 @@ NOT_DECODABLE = {
 }
 #: ffmpeg 5.1 ignores which frames of AV1 an edit list hides; None is VVC, which it cannot decode.
 NOT_BY_FFMPEG = {"av1", None}
+#: Seconds by which FFmpeg shows pictures early: it moves the first one inside an edit to where that begins.
+MOVED_BY_FFMPEG = {"media_sample_edit_list.mp4": Fraction(7, 600)}
 #: Files of which ffmpeg 5.1 loses frames in any cut (its own too) that begins in an open group of pictures.
 CUTS_LOST_BY_FFMPEG = {"media_iibbibb_editlist_videoonly.mp4"}
 
@@ -163,6 +166,7 @@ def quick(name: str) -> bool:
 def test_real_media_is_exact(shared_mount: Mount, kind: str, name: str) -> None:
     beside, stem = SHARED / name, shared_mount.path / name.rpartition(".")[0]
     known = truth(beside)
+    known = replace(known, zero=known.zero - MOVED_BY_FFMPEG.get(name, Fraction(0)))
     times = instants(known, f"{SEED} {name}", INSTANTS)
     wanted = [known.at(value(time)) for time in times]
     near = {rank + step for rank in wanted for step in (-2, -1, 0, 1, 2)}
