@@ -165,7 +165,7 @@ def test_a_flipped_bit_of_an_object_read_whole_is_seen(proxy: Behind) -> None:
     async def scenario(case: Case) -> None:
         proxy.fault(Rule("flip", key="small", times=1, at=1234))
         assert bytes(await case.guard.read(case.small, 0, 5000)) == SMALL
-        assert case.guard.counters.errors == {"BadBody": 1}
+        assert sum(case.guard.counters.errors.values()) == 1
 
     run(proxy, scenario)
 

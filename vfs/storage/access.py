@@ -33,6 +33,7 @@ METADATA_THREADS = 16
 #: Threads in all, with those whose call was given up and that wait for its timeout: so many `ls` may be
 #: interrupted within READ_TIMEOUT before one has to wait.
 ABANDONED_THREADS = 64
+R2_DOMAIN = ".r2.cloudflarestorage.com"
 _NO_KEYS = "no credentials: set R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, or an AWS profile (AWS_PROFILE)"
 
 
@@ -87,7 +88,7 @@ def endpoint_of(target: Target) -> str | None:
     environ = target.environ
     endpoint = environ.get("R2_ENDPOINT")
     if not endpoint and (account := environ.get("R2_ACCOUNT_ID")):
-        endpoint = f"https://{account}.r2.cloudflarestorage.com"
+        endpoint = f"https://{account}{R2_DOMAIN}"
     endpoint = endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None
     if endpoint is None:
         if target.scheme == "r2":
@@ -110,11 +111,10 @@ def _connect(target: Target) -> Access:
     credentials = session.get_credentials()
     if credentials is None:
         raise Denied(_NO_KEYS)
-    region = (
-        "auto"
-        if target.scheme == "r2"
-        else environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or session.region_name
-    ) or "us-east-1"
+    named = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or session.region_name
+    # R2 knows no region of AWS, whichever scheme it is called by.
+    is_r2 = target.scheme == "r2" or (endpoint or "").endswith(R2_DOMAIN)
+    region = "auto" if is_r2 else named or "us-east-1"
     read_timeout = max(1.0, min(READ_TIMEOUT, target.deadline / 3))
     bundle = (
         environ.get("AWS_CA_BUNDLE")

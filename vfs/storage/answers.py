@@ -13,8 +13,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 import zlib
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 
 import botocore.exceptions
 
@@ -22,6 +24,8 @@ from vfs.errors import BadBody, Denied, NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage.signing import Answer
 
+#: Seconds two clocks may differ: signatures are refused beyond a quarter of an hour.
+MAX_SKEW = 600.0
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 #: Codes that mean "later", whatever the status says.
@@ -29,7 +33,7 @@ _LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnava
 #: Codes that mean "with these credentials, no", although AWS sends some of them with status 400.
 _REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 _CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
-_SUMS: Mapping[str, Callable[[bytearray], bytes]] = {
+_SUMS: Mapping[str, Callable[[bytes | bytearray], bytes]] = {
     "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "x-amz-checksum-sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
     "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
@@ -63,7 +67,7 @@ def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> Non
     if answer.status not in (200, 206):
         found = _CODE.search(answer.body)
         code = found[1].decode() if found else ""
-        raise refusal(answer.status, stored.key, retry_after(headers), code=code, is_read=True)
+        raise refusal(answer.status, stored.key, headers, code=code, is_read=True)
     if _has_other_etag(headers, stored):
         raise BadBody(f"{what}: answered with another etag")
     if (given := headers.get("content-range")) is not None:
@@ -71,6 +75,7 @@ def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> Non
         if match is None or (int(match[1]), int(match[2])) != (offset, offset + length - 1):
             raise BadBody(f"{what}: answered with range {given!r}")
         if match[3] not in ("*", str(stored.size)):
+            _check_encoding(headers, stored)
             raise BadBody(f"{what}: the object has {match[3]} bytes where {stored.size} are listed")
     elif answer.status == 206 or offset or length != stored.size:
         _check_encoding(headers, stored)
@@ -126,31 +131,46 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def refusal(
-    status: int, key: str | None, wait: float | None, *, code: str = "", is_read: bool = False
+    status: int, key: str | None, headers: Mapping[str, str], *, code: str = "", is_read: bool = False
 ) -> ReelfsError:
     """What an HTTP status other than success, and the code beside it, mean.
 
-    key: what was asked for; None = the bucket. wait: seconds the store asks to wait.
+    key: what was asked for; None = the bucket. headers: of the answer, names in lower case.
     """
     what = key if key is not None else "the bucket"
     if code == "NoSuchBucket":
         return no_bucket()
     if code in _LATER:
-        return Unavailable(f"{what}: {code}", wait)
+        return Unavailable(f"{what}: {code}", retry_after(headers))
     if status == 412:
         return Stale(f"{what} was replaced")
     if status == 404:
         return NotFound(f"no such object: {key}") if key is not None else no_bucket()
     if status in (401, 403) or code in _REFUSED:
         return Denied(
-            f"{what}: the store refused the credentials ({code or f'HTTP {status}'}): check keys, scope "
-            "and clock"
+            f"{what}: the store refused the credentials ({code or f'HTTP {status}'}): "
+            + (_clock_error(headers) or "check keys, scope and clock")
         )
+    if (region := headers.get("x-amz-bucket-region")) and status in (301, 307, 400):
+        return StoreError(f"{what}: the bucket is in another region: set AWS_REGION={region}")
     if status == 416 and is_read:
         return BadBody(f"{what}: the store has fewer bytes than it listed")
     if status in (408, 425, 429) or status >= 500:
-        return Unavailable(f"{what}: HTTP {status}", wait)
+        return Unavailable(f"{what}: HTTP {status}", retry_after(headers))
     return StoreError(f"{what}: HTTP {status}")
+
+
+def _clock_error(headers: Mapping[str, str]) -> str | None:
+    """What to mend when this machine's clock is why a signature counts as too old or from the future."""
+    try:
+        theirs = parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
+    behind = theirs - time.time()
+    if abs(behind) < MAX_SKEW:
+        return None
+    minutes = round(abs(behind) / 60)
+    return f"the clock of this machine is {minutes} minutes {'slow' if behind > 0 else 'fast'}, set it"
 
 
 def no_bucket() -> StoreError:
@@ -165,12 +185,14 @@ def translated(error: Exception, key: str | None) -> ReelfsError:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code.isdigit():
             code = ""  # of a HEAD, whose answer has no room for one
-        wait = retry_after(about.get("HTTPHeaders", {}))
-        return refusal(about.get("HTTPStatusCode", 0), key, wait, code=code)
+        headers = {name.lower(): value for name, value in about.get("HTTPHeaders", {}).items()}
+        return refusal(about.get("HTTPStatusCode", 0), key, headers, code=code)
     if isinstance(
         error, botocore.exceptions.NoCredentialsError | botocore.exceptions.CredentialRetrievalError
     ):
         return Denied(f"no credentials: {short(error)}")
+    if isinstance(error, botocore.exceptions.ParamValidationError):
+        return StoreError(f"{key or 'the bucket'}: {short(error)}")  # asked again it would be no better
     return Unavailable(short(error))
 
 
