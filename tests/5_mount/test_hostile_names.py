@@ -198,7 +198,7 @@ def test_random_names(bucket: Any) -> None:
     ]
     allowed = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENODATA, errno.ENAMETOOLONG}
     outside = [*walk(bucket.path)]
-    for _ in range(400):
+    for _ in range(150):
         name = "".join(chance.choices(alphabet, k=chance.randint(1, 12)))
         path = os.path.normpath(os.path.join(bucket.path, "./" + name))
         if not path.startswith(f"{bucket.path}/"):
