@@ -141,4 +141,7 @@ def _failed(guarded: Guarded, operation: str, args: Sequence[Any], error: BaseEx
 
 
 def _count(status: Status, number: int) -> None:
+    """ENODATA is no error: `ls -l` asks each file for attributes of other systems."""
+    if number == errno.ENODATA:
+        return
     status.count("errors", errno.errorcode.get(number, str(number)))

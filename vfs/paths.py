@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 #: Bytes written to the terminal or pipe at a time.
 CHUNK = 1 << 20
 XATTR_PREFIX = "user.reelfs."
-#: Attributes that are not shown by `stat`: one is a page of text, one gives access.
-_NOT_LISTED = frozenset({"explain", "presigned_url"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class MountedFiles:
         """One path with its attributes."""
         entry = self._entry(os.path.basename(path), path)
         names = (n.removeprefix(XATTR_PREFIX) for n in os.listxattr(path) if n.startswith(XATTR_PREFIX))
-        attributes = {name: self._attribute(path, name) for name in names if name not in _NOT_LISTED}
+        attributes = {name: self._attribute(path, name) for name in names}
         return Entry(entry.name, entry.kind, entry.size, entry.mtime, attributes)
 
     async def explain(self, path: str) -> str:
@@ -120,7 +118,7 @@ class TreeFiles:
         found = await self._tree.resolve(path)
         entry = self._entry(found.name or "/", found)
         size = len(await self._tree.settle(found)) if entry.size is None else entry.size
-        names = [n for n in await self._tree.xattr_names(found) if n not in _NOT_LISTED]
+        names = await self._tree.xattr_names(found)
         attributes = {name: await self._tree.xattr(found, name) for name in names}
         return Entry(entry.name, entry.kind, size, entry.mtime, attributes)
 

@@ -179,8 +179,11 @@ class Tree:
         return found
 
     async def xattr_names(self, found: Found) -> list[str]:
-        """Names of what `xattr` answers for a path, without the prefix `user.reelfs.`."""
-        return [*found.attributes, *(name for name, (applies, _) in self._exposed.items() if applies(found))]
+        """Attributes to list, without the prefix `user.reelfs.`.
+
+        What is worked out when asked for is not listed: `cp -a` would copy it, presigned URLs included.
+        """
+        return list(found.attributes)
 
     async def xattr(self, found: Found, name: str) -> str:
         """The value of one attribute. Raises KeyError when there is none."""
