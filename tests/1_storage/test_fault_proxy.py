@@ -203,9 +203,10 @@ def test_a_hang_ends_when_the_client_leaves(proxy: Proxy, client: Client) -> Non
         client.get()
     client.close()
     until = time.monotonic() + 5
-    while not proxy.log() and time.monotonic() < until:
+    while proxy.clients and time.monotonic() < until:
         time.sleep(0.005)
-    assert [entry.fault for entry in proxy.log()] == ["hang"]
+    assert proxy.clients == 0
+    assert [(entry.fault, entry.status) for entry in proxy.log()] == [("hang", 0)]
 
 
 def test_down_and_up_on_the_same_port(proxy: Proxy, client: Client) -> None:

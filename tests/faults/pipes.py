@@ -114,9 +114,10 @@ class Pipe:
             piece = self._bandwidth.piece(PIPE_BYTES if count is None else count - done)
             if source.ahead:
                 part = source.take(piece)
-                self._bandwidth.wait(len(part))
-                target.sendall(part)
                 moved = len(part)
+                self._bandwidth.wait(moved)
+                self._passed(moved)
+                target.sendall(part)
             else:
                 moved = self._spliced(source.sock, target, piece)
             if not moved:
@@ -124,7 +125,6 @@ class Pipe:
                     return done
                 raise Closed(f"{count - done} bytes short")
             done += moved
-            self._passed(moved)
         return done
 
     def close(self) -> None:
@@ -141,6 +141,7 @@ class Pipe:
         reading, writing = self._ends
         moved = left = os.splice(source.fileno(), writing, piece)
         self._bandwidth.wait(moved)
+        self._passed(moved)  # before whoever gets the bytes can ask
         while left:
             left -= os.splice(reading, target.fileno(), left)
         return moved

@@ -71,6 +71,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
+        self._clients: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self._release_reader, self._release_writer = socket.socketpair()
         self._retired: list[socket.socket] = []
@@ -108,6 +109,12 @@ class Proxy:
     def reset(self) -> None:
         """Count from zero."""
         self.ledger.reset()
+
+    @property
+    def clients(self) -> int:
+        """Connections of clients that are open."""
+        with self._lock:
+            return len(self._clients)
 
     def release(self) -> None:
         """Let every hanging request go: its connection is closed."""
@@ -182,6 +189,7 @@ class Proxy:
         """Close a socket."""
         with self._lock:
             self._sockets.discard(sock)
+            self._clients.discard(sock)
         sock.close()
 
     def hang(self, client: socket.socket) -> None:
@@ -199,6 +207,8 @@ class Proxy:
                 return
             self.ledger.connected()
             self.hold(sock)
+            with self._lock:
+                self._clients.add(sock)
             self._spawn(_Connection(self, sock).run)
             if self._listener is not listener:  # taken down at this moment
                 with contextlib.suppress(OSError):
@@ -232,7 +242,7 @@ class _Connection:
         self._proxy = proxy
         self._client = Stream(sock)
         self._server: Stream | None = None
-        self._kind, self._sent, self._first = "", 0, True
+        self._entry, self._first = Logged("", "", ""), True
         self._down = Pipe(proxy.line, self._count)
         self._up = Pipe(Bandwidth(), self._count)
 
@@ -252,36 +262,31 @@ class _Connection:
                 self._proxy.drop(self._server.sock)
 
     def _count(self, moved: int) -> None:
-        self._sent += moved
-        self._proxy.ledger.passed(self._kind, moved)
+        self._proxy.ledger.passed(self._entry, moved)
 
     def _request(self, head: Head) -> bool:
         """One request and its answer; True when another may follow."""
         kind, path = kind_of(head.method, head.target), path_of(head.target)
         rule = self._proxy.rules.choose(kind, path)
-        fault = rule.fault if rule else ""
-        self._kind, self._sent, status = kind, 0, 0
-        self._proxy.ledger.asked(kind, fault)
-        try:
-            pause = self._proxy.delay * (1 + (self._proxy.handshakes if self._first else 0))
-            self._first = False
-            if pause > 0:
-                time.sleep(pause)
-            if rule is not None and (made := self._before(rule, head)) is not None:
-                status = made
-                return True
-            answer = self._forwarded(head, rule)
-            status = answer.status
-            return self._answer(head, answer, rule)
-        finally:
-            self._proxy.ledger.answered(Logged(kind, path, head.get("range"), status, self._sent, fault))
+        self._entry = Logged(kind, path, head.get("range"), rule.fault if rule else "")
+        self._proxy.ledger.asked(self._entry)
+        pause = self._proxy.delay * (1 + (self._proxy.handshakes if self._first else 0))
+        self._first = False
+        if pause > 0:
+            time.sleep(pause)
+        if rule is not None and self._before(rule, head):
+            return True
+        answer = self._forwarded(head, rule)
+        self._entry.status = answer.status
+        return self._answer(head, answer, rule)
 
-    def _before(self, rule: Rule, head: Head) -> int | None:
-        """The part of a fault before the server is asked; a status when that was the answer."""
+    def _before(self, rule: Rule, head: Head) -> bool:
+        """The part of a fault before the server is asked; True when that was the answer."""
         if rule.fault == "status":
             self._swallow(head)
+            self._entry.status = rule.status
             self._refuse(rule, head)
-            return rule.status
+            return True
         if rule.fault == "reset" and rule.at is None:
             _linger(self._client.sock)
             raise _Broken
@@ -292,7 +297,7 @@ class _Connection:
             time.sleep(rule.seconds)
         elif rule.fault == "whole":
             head.change({"Range": None})
-        return None
+        return False
 
     def _refuse(self, rule: Rule, head: Head) -> None:
         code = rule.code or _CODES.get(rule.status, "Error")
@@ -380,8 +385,8 @@ class _Connection:
             if at == length:
                 return 0
             byte = self._server.take(1)[0]
-            client.sendall(bytes([byte ^ 1]))
             self._count(1)
+            client.sendall(bytes([byte ^ 1]))
             return length - at - 1
         if rule.fault == "hang":
             self._proxy.hang(client)

@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote
@@ -134,16 +134,20 @@ def path_of(target: str) -> str:
     return unquote(target.partition("?")[0], errors="surrogateescape").lstrip("/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Logged:
-    """One request as it came, and what was sent back. sent: bytes of body. fault: "" = none."""
+    """One request as it came, and what was sent back so far.
+
+    status: 0 = not answered. sent: bytes of body. fault: "" = none. All of it is noted before the bytes are
+    on their way: whoever has read an answer finds it here.
+    """
 
     kind: str
     path: str
     range: str
-    status: int
-    sent: int
     fault: str = ""
+    status: int = 0
+    sent: int = 0
 
 
 @dataclass(slots=True)
@@ -177,23 +181,20 @@ class Ledger:
         with self._lock:
             self._connections += 1
 
-    def asked(self, kind: str, fault: str | None) -> None:
-        """A request came; counted before it is answered, so that a hanging one is seen."""
+    def asked(self, entry: Logged) -> None:
+        """A request came; noted before it is answered, so that a hanging one is seen."""
         with self._lock:
-            self._requests[kind] += 1
-            if fault:
-                self._faults[fault] += 1
-
-    def passed(self, kind: str, count: int) -> None:
-        """Bytes of body went through."""
-        with self._lock:
-            self._body[kind] += count
-
-    def answered(self, entry: Logged) -> None:
-        """A request is done with, well or not."""
-        with self._lock:
+            self._requests[entry.kind] += 1
+            if entry.fault:
+                self._faults[entry.fault] += 1
             self._log.append(entry)
             del self._log[:-LOGGED]
+
+    def passed(self, entry: Logged, count: int) -> None:
+        """Bytes of body are about to go through."""
+        with self._lock:
+            self._body[entry.kind] += count
+            entry.sent += count
 
     def counts(self) -> Counts:
         """A copy of the counts so far."""
@@ -201,9 +202,9 @@ class Ledger:
             return Counts(dict(self._requests), dict(self._body), dict(self._faults), self._connections)
 
     def log(self) -> list[Logged]:
-        """A copy of the log so far, in the order the answers ended."""
+        """A copy of the log so far, in the order the requests came."""
         with self._lock:
-            return list(self._log)
+            return [replace(entry) for entry in self._log]
 
     def reset(self) -> None:
         """Count from zero."""
