@@ -18,7 +18,7 @@ from vfs.errors import (
     StoreError,
     Unavailable,
 )
-from vfs.storage.guard import ATTEMPT_SHARE, SLOWEST, GuardedStore
+from vfs.storage.guard import ATTEMPT_SHARE, SILENCE, SLOWEST, GuardedStore
 from vfs.storage.memory import MemoryStore
 
 BODY = bytes(range(256)) * 8
@@ -243,3 +243,24 @@ def test_it_is_the_store_otherwise() -> None:
     store = GuardedStore(MemoryStore({"a": BODY}, remote=False))
     assert (store.url, store.remote, store.presign("a")) == ("memory://", False, None)
     trio.run(store.aclose)
+
+
+def test_a_silent_store_is_offline_long_before_an_operation_is_given_up() -> None:
+    async def scenario(inner: MemoryStore, store: GuardedStore) -> None:
+        inner.fault("head", times=10**6, error=Unavailable("503"))
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(DeadlineExceeded):
+                    await store.head("a")
+
+            nursery.start_soon(ask)
+            while not store.offline:
+                await trio.sleep(0.1)
+            assert SILENCE < trio.current_time() - began < DEADLINE / 2
+        inner.heal()
+        await store.head("a")
+        assert not store.offline
+
+    run(scenario)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: First and longest wait between attempts, seconds.
 FIRST_WAIT = 0.05
 LONGEST_WAIT = 5.0
+#: Without a usable answer for longer than this, seconds, the store is said to be offline.
+SILENCE = 2.0
 #: One attempt may take this share of the deadline, so that a hung connection leaves time for another,
 ATTEMPT_SHARE = 0.4
 #: and besides what its bytes take on the slowest line that is served (bytes per second): a slow one is not
@@ -55,6 +57,7 @@ class GuardedStore:
             store.count_in(self.counters.requests)
         #: True after an operation that got no usable answer, until one does.
         self.offline = False
+        self._silent_since: float | None = None
 
     @contextmanager
     def hurried(self, seconds: float) -> Iterator[None]:
@@ -147,13 +150,15 @@ class GuardedStore:
                 forgiving, last = False, error
             except (Unavailable, BadBody) as error:
                 self._count(error)
+                if isinstance(error, Unavailable):
+                    self._unanswered()
                 # An attempt that the deadline cut short tells less than the one before it.
                 last = error if last is None or trio.current_time() < until else last
             except ReelfsError as error:
                 self._count(error)
                 raise
             else:
-                self._healthy, self.offline = True, False
+                self._healthy, self.offline, self._silent_since = True, False, None
                 return answer
             # Full jitter: readers that failed together do not come back together.
             asked = getattr(last, "retry_after", None) or 0.0
@@ -167,6 +172,13 @@ class GuardedStore:
             self.counters.retries += 1
             log.info("%s %s: %s; trying again", operation, key, last)
             wait = min(wait * 2, LONGEST_WAIT)
+
+    def _unanswered(self) -> None:
+        """An attempt got no usable answer: after a while of nothing else, the store counts as away."""
+        now = trio.current_time()
+        if self._silent_since is None:
+            self._silent_since = now
+        self.offline = self.offline or now - self._silent_since > SILENCE
 
     async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float, extra: float) -> T:
         """One attempt, cut short when it hangs."""
