@@ -82,6 +82,8 @@ def s3(url: str, environ: dict[str, str], **options: Any) -> S3Store:
         ("s3://bucket", {"AWS_SECRET_ACCESS_KEY": "x"}, Denied, "AWS_ACCESS_KEY_ID is not"),
         ("s3://bucket", KEYS | {"R2_ENDPOINT": "host.example"}, ConfigError, "is not a URL: give https://"),
         ("s3://bucket", KEYS | {"R2_ENDPOINT": "ftp://host"}, ConfigError, "is not a URL"),
+        ("s3://bucket", KEYS | {"R2_ENDPOINT": "http://[::1"}, ConfigError, "is not a URL"),
+        ("s3://bucket", KEYS | {"R2_ENDPOINT": "http://host:port"}, ConfigError, "is not a URL"),
         ("s3://bucket", KEYS | {"R2_ENDPOINT": "https://host/x/y"}, ConfigError, "has a path"),
         ("s3://bucket", {"AWS_PROFILE": "none"}, ConfigError, r"profile \(none\) could not be found"),
         ("s3://bucket", LOOPBACK | {"AWS_CA_BUNDLE": "/no/such"}, ConfigError, "'/no/such' does not exist"),

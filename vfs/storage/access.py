@@ -96,8 +96,12 @@ def endpoint_of(target: Target) -> str | None:
                 "r2:// needs an endpoint: set R2_ACCOUNT_ID (or R2_ENDPOINT) in the environment"
             )
         return None
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(endpoint)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is no number
+        is_url = False
+    if not is_url:
         raise ConfigError(f"endpoint {endpoint!r} is not a URL: give https://HOST")
     # Cloudflare's dashboard shows the endpoint with the bucket behind it.
     if parts.path.strip("/") not in ("", target.bucket):
