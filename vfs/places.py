@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -118,19 +119,28 @@ class StoredPlace:
     async def unpathable(self) -> Mapping[str, StoredPlace]:
         """Below this folder: objects whose keys cannot be paths or are hidden by a folder of the same name.
 
-        By percent-encoded key. Walks all keys below the folder (one LIST for a thousand), so only an
-        explicit question asks for it.
+        By percent-encoded key. Walks all keys below the folder twice (one LIST for a thousand keys; the
+        names of folders are kept, those of files are not), so only an explicit question asks for it.
         """
-        store, found = self.services.metadata.store, {}
-        for listing in self.services.metadata.listings().values():
-            found.update({names.key_name(stored.key): stored for stored in listing.shadowed.values()})
+        found: list[StoredObject] = []
+        folders: set[str] = set()
+        async for stored in self._walk():
+            if not names.is_path(stored.key):
+                found.append(stored)
+            folders.update(stored.key[: match.start()] for match in re.finditer("/", stored.key))
+        if folders:
+            found += [stored async for stored in self._walk() if stored.key in folders]
+        return {names.key_name(o.key): StoredPlace(self.services, o.key, "", o) for o in found}
+
+    async def _walk(self) -> AsyncIterator[StoredObject]:
+        """All objects below this folder."""
         token = None
         while True:
-            page = await store.list(self.prefix, delimiter="", token=token)
-            found.update({names.key_name(o.key): o for o in page.objects if not names.is_path(o.key)})
+            page = await self.services.metadata.store.list(self.prefix, delimiter="", token=token)
+            for stored in page.objects:
+                yield stored
             if (token := page.token) is None:
-                break
-        return {name: StoredPlace(self.services, o.key, "", o) for name, o in found.items()}
+                return
 
     async def derive(
         self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None

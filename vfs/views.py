@@ -66,10 +66,9 @@ class Place(Protocol):
         """The stored children of a folder, by name: whole and at most `dir_ttl` old."""
 
     async def unpathable(self) -> Mapping[str, Place]:
-        """Below a folder: objects whose keys cannot be paths, by percent-encoded key.
+        """Below a folder: objects whose keys cannot be paths or are hidden by a folder of the same name.
 
-        Keys hidden by a folder of the same name are among them once that folder's parent was listed.
-        Walks all keys, one LIST for a thousand.
+        By percent-encoded key. Walks all keys twice, one LIST for a thousand each time.
         """
 
     async def derive(

@@ -314,11 +314,12 @@ ODD = {
 def test_keys_that_cannot_be_paths_are_reachable_percent_encoded() -> None:
     async def body(runtime: Runtime, store: MemoryStore) -> None:
         root = await runtime.tree.root()
+        assert root.place is not None
+        assert "both" in await root.place.unpathable()
         assert set(await runtime.tree.entries(root)) == {"a", "x", "both", "fine.txt", "marker"}
         assert set(await runtime.tree.entries(await runtime.tree.resolve("both"))) == {"child.txt"}
         assert set(await runtime.tree.entries(await runtime.tree.resolve("marker"))) == {"in.txt"}
         assert "both" in runtime.status.collisions
-        assert root.place is not None
         odd = await root.place.unpathable()
         stored = {place.object.key: await place.read(0, place.size) for place in odd.values()}
         unseen = {"a//b.txt", "../up.txt", "x/./y.txt", "l" * 300 + ".txt", "both", "nul\0name"}
