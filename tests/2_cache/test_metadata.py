@@ -124,6 +124,20 @@ def test_what_was_created_after_the_listing_is_found_after_negative_ttl() -> Non
     run(body, negative_ttl=1.0)
 
 
+def test_what_a_prefix_of_names_has_not_is_not_ruled_out_for_long() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        assert not (await metadata.starting("games/", "n")).files
+        assert await metadata.find("games/", "new.mp4") is None
+        assert asked(store) == ["list"]
+        store.replace("games/new.mp4", b"new")
+        clock.now += 2
+        assert set((await metadata.starting("games/", "new")).files) == {"new.mp4"}
+        assert isinstance(await metadata.find("games/", "new.mp4"), StoredObject)
+        assert asked(store) == ["list"]
+
+    run(body, negative_ttl=1.0)
+
+
 def test_the_version_is_asked_for_again_after_attr_ttl_and_put_everywhere() -> None:
     async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
         old = (await metadata.folder("games/")).files["x.mp4"]

@@ -184,7 +184,9 @@ class Metadata:
                 return point.value
             for stem, folder in self._know(prefix).stems.items():
                 if name.startswith(stem) and self._is_young(folder):
-                    return folder.get(name)
+                    found = folder.get(name)
+                    if found is not None or self._rules_out(folder):
+                        return found
             async with self._flight(("point", prefix + name)) as leader:
                 if leader:
                     found = await self._probe(prefix + name)
@@ -203,7 +205,9 @@ class Metadata:
                     return part
             for known, kept in self._know(prefix).stems.items():
                 if stem.startswith(known) and self._is_young(kept):
-                    return kept if known == stem else _restricted(kept, stem)
+                    part = kept if known == stem else _restricted(kept, stem)
+                    if part.files or part.folders or self._rules_out(kept):
+                        return part
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
                     kept = await self._list(prefix, prefix + stem)
