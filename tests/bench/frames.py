@@ -11,14 +11,12 @@ from pathlib import Path
 from tests.bench import mounted
 from tests.bench.game import BIG, fragmented, need, progressive
 from tests.bench.result import Row, at_least, at_most, figure, middle
-from tests.bench.stage import BANDWIDTH, BUCKET, DELAY, Stage, stage
+from tests.bench.stage import BANDWIDTH, BUCKET, DELAY, STANDING, Stage, stage
 
 #: A key frame itself, the last frame of a group of pictures, and frames in between.
 TIMES = (84.0, 61.9, 30.7, 121.0)
 SOURCE = f"s3://{BUCKET}/games"
 KIB = 1024
-#: Seconds a mount stands before it is timed, as mounts do: what starts in its background is over.
-STANDING = 3.0
 
 
 def fragmented_files(*sidecars: str) -> dict[str, Path]:

@@ -20,7 +20,7 @@ ROUNDS = 5
 
 
 def store_get() -> list[Row]:
-    """Medians of a few rounds, the two in turn. One GET after the other, in one process each time."""
+    """CPU of one small ranged GET after the other; medians of 5 rounds, the two clients in turn."""
     ours, theirs = [], []
     path = fragmented(SMALL)
     with stage({"game.mp4": path}) as place:

@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 def listing() -> list[Row]:
-    """Cold and warm."""
+    """`ls -lR` of 10,000 keys in 100 folders, cold and warm, 40 ms round trip; medians of 3 rounds."""
     cold, warm, theirs = [], [], []
     with stage(delay=DELAY) as place:
         keys = many_keys(place.root / "served" / BUCKET)

@@ -27,7 +27,7 @@ ROUNDS = 3
 
 
 def request_loop() -> list[Row]:
-    """Medians of a few rounds, the two daemons in turn."""
+    """Requests a second without and with the fast wait; medians of 3 rounds, the two daemons in turn."""
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="loop-", dir=folder()) as name:
         root = Path(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 from tests.bench.result import Row
@@ -15,17 +14,16 @@ comparing within the run. Requests and bytes are counted at the store by a proxy
 versions of these counts are tests (`tests/6_clients/test_requests.py`).
 
 The store is `rclone serve s3`, the line before it a proxy (40 ms round trip where a time is compared; each
-section says so). The game is 2 minutes of 1080p H.264 at 36 Mbit/s, 560 MB, a key frame every 2 s; its
-fragmented form has one fragment a key frame. It is made once and kept below `~/.cache/reelfs-bench`
+section says so). The game is 3 minutes of noisy 1080p H.264 at 24 Mbit/s, 545 MB, a key frame every 2 s;
+its fragmented form has one fragment of 6 MB a key frame. It is made once and kept below `~/.cache/reelfs-bench`
 (`REELFS_BENCH_DIR` names another folder).
 """
 
 
 def markdown(found: Mapping[str, tuple[str, Sequence[Row]]], machine: str) -> str:
-    """found: by benchmark, the module it is in and its rows."""
+    """found: by benchmark, what it is about and its rows."""
     parts = [_HEAD.format(machine=machine)]
-    for name, (module, rows) in found.items():
-        about = (sys.modules[module].__doc__ or "").strip().partition("\n")[0]
+    for name, (about, rows) in found.items():
         parts.append(f"## {name}\n\n{about}\n")
         lines = ["| figure | value | target | |", "|---|---:|---:|---|"]
         for row in rows:

@@ -16,15 +16,15 @@ from tests.bench.frames import SOURCE, fragmented_files
 from tests.bench.game import BIG, fragmented
 from tests.bench.mounted import Mounted
 from tests.bench.result import Row, at_most, figure, middle
-from tests.bench.stage import DELAY, Stage, stage
+from tests.bench.stage import DELAY, STANDING, Stage, stage
 from vfs.mounts import mount_at, unmount
 
 MIB = 1 << 20
 READERS = 16
 #: Bytes each of the readers reads, from places of its own.
 EACH = 24 * MIB
-#: The memory budget under which they read.
-BUDGET = 64 * MIB
+#: The memory budget under which they read: the default.
+BUDGET = 256 * MIB
 #: In the environment of the daemon of this run, to find it again.
 MARK = "BENCH_MARK"
 STARTS = 5
@@ -37,6 +37,7 @@ def daemon() -> list[Row]:
     with stage(fragmented_files(".index.sqlite"), delay=DELAY) as place:
         options = ("--memory", f"{BUDGET // MIB}MiB")
         with mounted.reelfs(SOURCE, place.root, place.environ, *options) as mount:
+            time.sleep(STANDING)
             before = mount.memory()
             held = _under_readers(mount)
             peak = mount.peak()
@@ -45,7 +46,7 @@ def daemon() -> list[Row]:
         figure("the slowest of the starts", max(starts), "s"),
         at_most("idle, resident (decoding workers apart)", middle(idle) / 1e6, 120, "MB"),
         at_most(f"held by the caches under {READERS} readers, of the budget", held / BUDGET, 1, "x"),
-        figure("resident more than before at its peak, of the budget", (peak - before) / BUDGET, "x"),
+        at_most("resident at its peak more than idle, of the budget", (peak - before) / BUDGET, 1.25, "x"),
         figure("the budget", BUDGET / MIB, "MiB"),
     ]
 

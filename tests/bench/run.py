@@ -56,7 +56,7 @@ def main() -> int:
         found_rows = {name: [asdict(row) for row in rows] for name, rows in found.items()}
         given.json.write_text(json.dumps(found_rows, indent=1) + "\n")
     if given.markdown:
-        docs = {name: (BENCHES[name].__module__, rows) for name, rows in found.items()}
+        docs = {name: ((BENCHES[name].__doc__ or "").strip(), rows) for name, rows in found.items()}
         (ROOT / "docs" / "benchmarks.md").write_text(markdown(docs, machine()))
     missed = [row for rows in found.values() for row in rows if row.met is False]
     return 1 if missed else 0

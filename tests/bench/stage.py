@@ -19,6 +19,8 @@ BUCKET = "bucket"
 #: The line of the issue: 40 ms round trip, 200 Mbit/s.
 DELAY = 0.04
 BANDWIDTH = 25e6
+#: Seconds a mount stands before it is timed, as mounts do: what starts in its background is over.
+STANDING = 3.0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ ROUNDS = 9
 
 
 def index() -> list[Row]:
-    """Medians; the file and the tables are whole in memory."""
+    """Index of a large moov, and clips from it: medians; file and tables are whole in memory."""
     data, size = long_moov(SAMPLES, progressive(SMALL))
     parsing, first, later = [], [], []
     for _ in range(ROUNDS):
