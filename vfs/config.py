@@ -140,7 +140,7 @@ class Settings(_Table):
         default=32, ge=1, le=256, description="requests to the store at one time, at most"
     )
     read_ahead: Size = Field(
-        default=32 * MIB, description="bytes fetched ahead of one sequential reader, at most"
+        default=64 * MIB, description="bytes fetched ahead of one sequential reader, at most"
     )
     coalesce_gap: Size = Field(
         default=64 * KIB, description="ranges this near to each other are fetched as one"

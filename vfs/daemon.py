@@ -228,7 +228,7 @@ def _detach(settings: Settings) -> None:
         pid = os.posix_spawn(
             sys.executable,
             command,
-            os.environ,
+            {"MALLOC_ARENA_MAX": "2", **os.environ},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, settings_read, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log_path), flags, 0o600),

@@ -92,6 +92,7 @@ async def open_runtime(
             negative_ttl=settings.negative_ttl,
             immutable=settings.immutable,
         )
+        stack.callback(metadata.close)
         # Asked at once: wrong credentials or a missing bucket are told at start, and the root is listed.
         try:
             with guarded.hurried(START_SECONDS):

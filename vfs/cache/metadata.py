@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 
 from vfs import names
+from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.base import Page, Store
@@ -146,6 +147,7 @@ class Metadata:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._flights: dict[Hashable, trio.Event] = {}
+        self._walks = WalkAhead(self._siblings, self._whole, self._has_listing) if store.remote else None
         self._silent_until = -math.inf
         self._is_silent = False
 
@@ -154,6 +156,15 @@ class Metadata:
 
         Raises NotFound for an empty prefix, unless it is the root or a real empty folder.
         """
+        if self._walks is not None:
+            self._walks.note(prefix)
+        listing = await self._whole(prefix)
+        if not listing.files and not listing.folders and prefix and not await self._is_real(prefix):
+            raise NotFound(f"no such folder: {prefix}")
+        return listing
+
+    async def _whole(self, prefix: str) -> Folder:
+        """The fresh listing of a prefix, asked for where there is none."""
         while (listing := self._fresh_listing(prefix)) is None:
             async with self._flight(("folder", prefix)) as leader:
                 if leader:
@@ -163,8 +174,6 @@ class Metadata:
                     self._know(prefix).stems.clear()
                     self._know(prefix).listing = listing
                     break
-        if not listing.files and not listing.folders and prefix and not await self._is_real(prefix):
-            raise NotFound(f"no such folder: {prefix}")
         return listing
 
     async def find(self, prefix: str, name: str) -> Stored | None:
@@ -276,6 +285,18 @@ class Metadata:
     def is_immutable(self, key: str) -> bool:
         """True for keys whose objects are declared never to change."""
         return any(key.startswith(p) or fnmatchcase(key, p) for p in self._immutable)
+
+    def close(self) -> None:
+        """End what is under way in the background."""
+        if self._walks is not None:
+            self._walks.close()
+
+    def _siblings(self, prefix: str) -> Collection[str] | None:
+        listing = self._fresh_listing(prefix)
+        return None if listing is None else listing.folders
+
+    def _has_listing(self, prefix: str) -> bool:
+        return self._fresh_listing(prefix) is not None
 
     # -- asking ---------------------------------------------------------------------------------------
 
