@@ -57,7 +57,8 @@ def answered(operation: Handler) -> Handler:
         try:
             return await operation(self, *args)
         except pyfuse3.FUSEError as error:
-            _count(self.status, error.errno)
+            if error.errno != errno.ENODATA:  # `ls -l` asks each file for attributes of other systems
+                _count(self.status, error.errno)
             raise
         except (Exception, SystemExit) as error:
             number = _failed(self, name, args, error)
@@ -141,7 +142,4 @@ def _failed(guarded: Guarded, operation: str, args: Sequence[Any], error: BaseEx
 
 
 def _count(status: Status, number: int) -> None:
-    """ENODATA is no error: `ls -l` asks each file for attributes of other systems."""
-    if number == errno.ENODATA:
-        return
     status.count("errors", errno.errorcode.get(number, str(number)))

@@ -33,7 +33,7 @@ _LATE = 2 * MIB
 # costs a round trip in which a line of 300 MB/s would have moved 12 MB.
 _SURE = 1 * MIB
 _GROWTH = 4
-_SMALLEST = 128 * KIB  # a smaller request ahead costs more than it brings
+_SMALLEST = 256 * KIB  # a smaller request ahead costs more than it brings
 _PIECE = 4 * MIB  # of one request ahead: eviction works in units of it
 _PARTS = 4  # a window is fetched in at least so many requests, so that the first comes soon
 # Of the budget. While a window is read, as many bytes land behind it and as many are touched again before
