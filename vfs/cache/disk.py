@@ -109,6 +109,7 @@ class DiskCache:
         self._pending = 0
         self._running = False
         self._paused_until = -math.inf
+        self._discarded: set[Found] = set()
         self._failing = False
         self._idle = trio.Event()
         self._idle.set()
@@ -256,11 +257,14 @@ class DiskCache:
         found = await self._call(lambda: diskfile.scan(self._root), self._writer) or []
         losers: list[Found] = []
         for at in range(0, len(found), _BATCH):
-            losers += [one for one in found[at : at + _BATCH] if not self._learn(one)]
+            # What was removed while the folder was being read must not come back as a file that is there.
+            batch = [one for one in found[at : at + _BATCH] if one not in self._discarded]
+            losers += [one for one in batch if not self._learn(one)]
             await trio.lowlevel.checkpoint()
         evicted = self._evict(0)
         await self._call(lambda: self._unlink([*losers, *evicted]), self._writer)
         self._scanned = True
+        self._discarded.clear()
         self._settled.clear()
 
     def _learn(self, found: Found) -> bool:
@@ -286,6 +290,8 @@ class DiskCache:
     async def _discard(self, entry: _Entry) -> None:
         """Remove a file that is not what was written."""
         self.counters.bad += 1
+        if not self._scanned:
+            self._discarded.add(entry.found)
         self._forget(entry)
         await self._call(lambda: self._unlink([entry.found]), self._readers)
 
