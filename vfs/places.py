@@ -12,6 +12,7 @@ from vfs.cache.metadata import FolderMark, Metadata
 from vfs.errors import IsADirectory
 from vfs.panel import Reports
 from vfs.spans import Extent, Layout, StoredObject
+from vfs.views import Data
 
 if TYPE_CHECKING:
     from vfs.cache.derived import Derived
@@ -95,6 +96,11 @@ class StoredPlace:
     async def fetch(self, layout: Layout) -> bytes:
         """All bytes of a layout."""
         return await self.services.reader.fetch(layout)
+
+    async def stream(self, layout: Layout, offset: int = 0, length: int | None = None) -> AsyncIterator[Data]:
+        """Bytes [offset, offset + length) of a layout, in order, in pieces as they come."""
+        async for piece in self.services.reader.stream(layout, offset, length):
+            yield piece
 
     async def sidecar(self, suffix: str) -> StoredPlace | None:
         """The stored file whose name is this one's plus `suffix`."""

@@ -112,6 +112,14 @@ class Reader:
             return whole
         return await self._join([data])
 
+    async def stream(self, layout: Layout, offset: int = 0, length: int | None = None) -> AsyncIterator[Data]:
+        """The bytes [offset, offset + length) in order, in pieces. Raises Stale, StoreError."""
+        end = layout.size if length is None else min(offset + length, layout.size)
+        while offset < end:
+            piece = await self.read(layout, offset, min(end - offset, self._max_request))
+            offset += len(piece)
+            yield piece
+
     def plan(self, layout: Layout, offset: int = 0, length: int | None = None) -> Plan:
         """What `read` would do now; nothing is fetched."""
         window = layout.window(offset, layout.size if length is None else length)

@@ -6,13 +6,14 @@ core's. A view that raises spoils its own names alone.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
 from vfs.nodes import Node
 from vfs.spans import Extent, Layout, StoredObject
 
 T = TypeVar("T")
+Data = bytes | memoryview
 
 
 @runtime_checkable
@@ -55,6 +56,13 @@ class Place(Protocol):
 
     async def fetch(self, layout: Layout) -> bytes:
         """All bytes of a layout, few ranged reads, neighbours joined. Raises Stale, StoreError."""
+
+    def stream(self, layout: Layout, offset: int = 0, length: int | None = None) -> AsyncIterator[Data]:
+        """Bytes [offset, offset + length) of a layout (None = to its end), in order, in pieces as they come.
+
+        A piece may be given out before the body it belongs to was checked: what is made of the pieces
+        counts only when the iteration has ended by itself. Raises Stale, StoreError.
+        """
 
     async def sidecar(self, suffix: str) -> Place | None:
         """The stored file whose name is this one's plus `suffix`, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -86,6 +86,12 @@ class MemoryPlace:
             self.ranges.add(low, high)
         await trio.lowlevel.checkpoint()
         return self.data[offset:stop]
+
+    async def stream(
+        self, layout: Layout, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes | memoryview]:
+        """In one piece."""
+        yield (await self.fetch(layout))[offset : None if length is None else offset + length]
 
     async def fetch(self, layout: Layout) -> bytes:
         parts = []
