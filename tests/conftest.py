@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +20,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
+#: Fixtures that mount: what uses one needs FUSE.
+MOUNTING = {"mounted", "mounting", "common", "mount", "shared_mount", "mount_it"}
+NO_FUSE = "FUSE cannot be used here: /dev/fuse or fusermount3 is missing"
+
+
+def can_mount() -> bool:
+    """Whether this machine mounts."""
+    return os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mounting = [i for i in items if "fuse" in i.keywords or MOUNTING & {*getattr(i, "fixturenames", ())}]
+    if mounting and not can_mount():
+        if os.environ.get("CI"):
+            raise pytest.UsageError(f"{NO_FUSE}: {len(mounting)} tests could not run, which CI must not hide")
+        for item in mounting:
+            item.add_marker(pytest.mark.skip(reason=NO_FUSE))
     slow = pytest.mark.skip(reason="long: run with --slow")
     shared = pytest.mark.skip(reason="needs the real media beside the checkout (../shared)")
     for item in items:

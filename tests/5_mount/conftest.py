@@ -7,7 +7,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,22 +23,8 @@ from vfs.mounts import mount_at
 
 HERE = Path(__file__).parent
 READY_SECONDS = 20.0
-#: The fixtures below; tests that use one need FUSE.
-MOUNTING = {"mounted", "mounting", "common"}
 #: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
 TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
-
-
-def can_mount() -> bool:
-    return os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not can_mount():
-        skip = pytest.mark.skip(reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
-        for item in items:
-            if item.path.parent == HERE and MOUNTING & {*getattr(item, "fixturenames", ())}:
-                item.add_marker(skip)
 
 
 @dataclass

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -55,11 +54,6 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "opus": {"audio_codec": "libopus"},
     "ntsc": {"fps": Fraction(30000, 1001)},
 }
-
-
-def can_mount() -> bool:
-    """False where there is no FUSE."""
-    return os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None
 
 
 @dataclass(frozen=True)

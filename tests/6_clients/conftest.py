@@ -14,17 +14,6 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "4_plugins")]
 
 import client_mounts  # noqa: E402
 
-NEEDS_FUSE = frozenset(("mount", "shared_mount", "mount_it"))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if client_mounts.can_mount():
-        return
-    skip = pytest.mark.skip(reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
-    for item in items:
-        if item.path.parent == HERE and NEEDS_FUSE & set(getattr(item, "fixturenames", ())):
-            item.add_marker(skip)
-
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in (f"the slice of CLIENTS_SEED={client_mounts.SEED}", *client_mounts.REPORT):

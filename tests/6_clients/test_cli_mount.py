@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,7 @@ import pytest
 
 from vfs import mounts
 
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None,
-    reason="FUSE is not available here",
-)
+pytestmark = pytest.mark.fuse
 
 CONTENT = b"kick off\n" * 300_000
 

@@ -17,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.timeout(300),  # encodes a library, starts some thirty programs
-    pytest.mark.skipif(
-        not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None,
-        reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing",
-    ),
+    pytest.mark.fuse,
 ]
 
 

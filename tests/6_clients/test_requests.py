@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +19,7 @@ from tests.bench.game import SMALL, fragmented, many_keys, need, progressive
 from tests.bench.mounted import Mounted
 from tests.bench.stage import BUCKET, Stage, stage
 
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None,
-    reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing",
-)
+pytestmark = pytest.mark.fuse
 
 KIB, MIB = 1 << 10, 1 << 20
 FOLDERS, FILES = 12, 8

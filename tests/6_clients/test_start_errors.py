@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,10 +14,7 @@ import pytest
 from tests.servers import Server, environ_for, free_port, rclone_server
 from vfs import mounts
 
-pytestmark = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount3") is None,
-    reason="FUSE is not available here",
-)
+pytestmark = pytest.mark.fuse
 #: Starting Python takes part of it; a store that is not there is tried for the deadline, here 2 s.
 SOON = 12.0
 

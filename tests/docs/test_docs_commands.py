@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,13 +9,12 @@ import pytest
 
 from tests.docs.doc_pages import PAGES, blocks, commands, same_output
 
-can_mount = os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None
 WITH_COMMANDS = [page for page in PAGES if blocks(page, "console")]
 NOT_RUN = "*Not run by "
 
 
 @pytest.mark.timeout(300)  # thirty programs, each a fraction of a second on a machine that is free
-@pytest.mark.skipif(not can_mount, reason="FUSE cannot be used here: /dev/fuse or fusermount3 is missing")
+@pytest.mark.fuse
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_do_what_it_says(
     page: Path, reader_of_docs: tuple[Path, dict[str, str]], bucket: dict[str, str]
