@@ -31,7 +31,7 @@ from vfs.errors import (
 from vfs.hookspecs import Command, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
-from vfs.spans import Extent, Inline, Layout, Span, StoredObject
+from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, StoredObject
 from vfs.views import Place, View
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ __all__ = [
     "DeadlineExceeded",
     "Denied",
     "Derived",
+    "DerivedObject",
     "Directory",
     "Extent",
     "Inline",

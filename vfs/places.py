@@ -1,4 +1,4 @@
-"""A stored file or folder as plugins see it: the one implementation of `views.Place`."""
+"""A file or folder as plugins see it: the one implementation of `views.Place`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vfs import names
 from vfs.cache.metadata import FolderMark, Metadata
 from vfs.errors import IsADirectory
+from vfs.nodes import Spliced
 from vfs.panel import Reports
-from vfs.spans import Extent, Layout, StoredObject
+from vfs.spans import DerivedObject, Extent, Layout, StoredObject
 from vfs.views import Data
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ class StoredPlace:
     def file(self, stored: StoredObject) -> StoredPlace:
         """A file in this folder."""
         return StoredPlace(self.services, stored.key, self.prefix, stored)
+
+    @classmethod
+    def made(cls, services: Services, path: str, node: Spliced) -> StoredPlace:
+        """A file that a view made, as a place from which more can be derived."""
+        layout = node.layout
+        only = layout.spans[0].object if layout.spans and isinstance(layout.spans[0], Extent) else None
+        if only is None or layout != Layout.whole(only):
+
+            async def make(offset: int, length: int) -> bytes:
+                return await services.reader.fetch(layout.window(offset, length))
+
+            only = DerivedObject(
+                path, layout.size, node.version, node.mtime_ns, make=make, sources=layout.objects
+            )
+        return cls(services, path, "", only)
 
     @property
     def name(self) -> str:
@@ -104,6 +120,8 @@ class StoredPlace:
 
     async def sidecar(self, suffix: str) -> StoredPlace | None:
         """The stored file whose name is this one's plus `suffix`."""
+        if isinstance(self.stored, DerivedObject):
+            return None
         metadata, name = self.services.metadata, self.name
         nearby = await metadata.starting(self.prefix, name)
         found = nearby.files.get(name + suffix)

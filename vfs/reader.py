@@ -15,7 +15,7 @@ import trio
 
 from vfs.cache.blocks import GAP, MAX_REQUEST, MIB, BlockCache
 from vfs.readahead import Prefetcher, ReadAhead, wanted_ranges
-from vfs.spans import Inline, Layout, StoredObject
+from vfs.spans import DerivedObject, Inline, Layout, StoredObject
 
 Data = bytes | memoryview
 
@@ -127,6 +127,8 @@ class Reader:
         requests: list[tuple[StoredObject, int, int]] = []
         cached = 0
         for stored, ranges in wanted.items():
+            if isinstance(stored, DerivedObject):
+                continue  # what it will read of its sources is known when it is made
             fetches = self.blocks.plan(stored, ranges, gap=self._gap, max_request=self._max_request)
             requests += [(stored, start, end - start) for start, end in fetches.requests]
             cached += sum(end - start for start, end in ranges) - fetches.missing

@@ -7,7 +7,7 @@ any part of it is found by bisection.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -27,6 +27,22 @@ class StoredObject:
     size: int
     version: str
     mtime_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedObject(StoredObject):
+    """One version of something that is made when it is read, range by range: decoded blocks, sound.
+
+    An extent of it stands in a layout like any other; its bytes are cached like any other's, under key and
+    version. key: a name of its own, by habit the source's key, `@/` and a name. version: all that the bytes
+    are a function of, the code included. make: `await make(offset, length)` gives exactly these bytes, of any
+    range inside, or raises a ReelfsError. grain: what is asked for is widened to its multiples where more is
+    missing (bytes that one piece of work gives; 0 = not). sources: the stored versions it is made from.
+    """
+
+    make: Callable[[int, int], Awaitable[bytes]] = field(compare=False, repr=False)
+    grain: int = 0
+    sources: tuple[StoredObject, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,11 @@ class Extent:
 
 
 Span = Inline | Extent
+
+
+def stored_versions(found: StoredObject) -> tuple[StoredObject, ...]:
+    """The object, or the stored ones that a derived one is made from."""
+    return found.sources if isinstance(found, DerivedObject) else (found,)
 
 
 def _merged(spans: Iterable[Span]) -> Iterator[Span]:
@@ -122,7 +143,8 @@ class Layout:
     @property
     def objects(self) -> tuple[StoredObject, ...]:
         """The stored versions this is made from, each once, in order of first use."""
-        return tuple(dict.fromkeys(e.object for e in self.extents))
+        found = dict.fromkeys(e.object for e in self.extents)
+        return tuple(dict.fromkeys(s for o in found for s in stored_versions(o)))
 
     def locate(self, offset: int) -> tuple[Span, int]:
         """The span that holds the byte `offset` (which must be inside), and where that span begins."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -28,7 +28,7 @@ from vfs.errors import (
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.panel import Panel
 from vfs.places import Services, StoredPlace
-from vfs.spans import Layout, StoredObject
+from vfs.spans import Layout, StoredObject, stored_versions
 from vfs.views import View
 
 log = logging.getLogger("vfs.tree")
@@ -239,7 +239,8 @@ class Tree:
     ) -> Found | None:
         """`FILE@/` or `NAME@REST`, of the first file that NAME may mean and a view answers for."""
         stem, _, rest = name.rpartition("@")
-        for file in _candidates(files, stem, rest):
+        for known in _candidates(files, stem, rest):
+            file = files[known]
             source = place.file(file)
             if not rest and self._panel.of(source):
                 return self._directory_of(source, _join(place.path, name))
@@ -277,7 +278,7 @@ class Tree:
         cut = names.split_derived(name)
         if cut is None or names.parse_derived(cut[1]) is None:
             return
-        for file in _candidates(files, *cut):
+        for file in (files[known] for known in _candidates(files, *cut)):
             if file.key != place.prefix + name and self._panel.of(place.file(file)):
                 self._reports.collision(_join(place.path, name), f"hides what is derived from {file.key}")
                 return
@@ -340,7 +341,7 @@ class Tree:
             node=Directory(entries=entries, lookup=lookup, mtime_ns=stored.mtime_ns),
             mtime_ns=stored.mtime_ns,
             ttl=self._metadata.attr_ttl,
-            sources=(stored,),
+            sources=stored_versions(stored),
             attributes={"source": stored.key, "etag": stored.version},
         )
 
@@ -371,7 +372,26 @@ class Tree:
         node = await directory.lookup(name)
         if node is None:
             node = (await directory.entries()).get(name)
-        return self._derived(_join(parent.path, name), node, parent.sources, parent.ttl) if node else None
+        if node is not None:
+            return self._derived(_join(parent.path, name), node, parent.sources, parent.ttl)
+        cut = names.split_derived(name)
+        return await self._beside_made(parent, directory, name, *cut) if cut else None
+
+    async def _beside_made(
+        self, parent: Found, directory: Directory, name: str, stem: str, rest: str
+    ) -> Found | None:
+        """`FILE@/` or `NAME@REST` of a file that a view made, as of a stored one."""
+        listed = await directory.entries()
+        for file in _candidates(listed, stem, rest):
+            node = listed[file] or await directory.lookup(file)
+            if not isinstance(node, Spliced):
+                continue
+            source = StoredPlace.made(self._services, _join(parent.path, file), node)
+            if not rest and self._panel.of(source):
+                return self._directory_of(source, _join(parent.path, name))
+            if rest and (made := await self._panel.resolve(source, rest)) is not None:
+                return self._derived(_join(parent.path, name), made, parent.sources, parent.ttl)
+        return None
 
     async def _unsettled(self, folder: Found, name: str) -> Node:
         """The node of a name listed as "made on lookup"; one that fails is listed, and fails when read."""
@@ -400,14 +420,14 @@ def _stem(name: str) -> str:
     return cut[0] if cut else name
 
 
-def _candidates(files: Mapping[str, StoredObject], stem: str, rest: str) -> list[StoredObject]:
-    """The stored files that NAME may mean: itself; else those without extension equal to it.
+def _candidates(files: Collection[str], stem: str, rest: str) -> list[str]:
+    """The files that NAME may mean: itself; else those without extension equal to it.
 
     Of several, the one whose extension is the wanted format comes first, then by name.
     """
     if stem in files or not rest:
-        return [files[stem]] if stem in files else []
+        return [stem] if stem in files else []
     wanted = rest.rpartition(".")[2]
     fitting = [name for name in files if name.rpartition(".")[0] == stem]
     fitting.sort(key=lambda name: (name.rpartition(".")[2].lower() != wanted, name))
-    return [files[name] for name in fitting]
+    return fitting

@@ -21,7 +21,7 @@ from vfs.cache.disk import DiskCache
 from vfs.cache.intervals import Intervals, Range, coalesce, merged, subtract
 from vfs.cache.shared import Shared, all_or_first_failure
 from vfs.errors import BadBody
-from vfs.spans import StoredObject
+from vfs.spans import DerivedObject, StoredObject
 from vfs.storage.base import Store
 
 KIB, MIB = 1024, 1024 * 1024
@@ -228,7 +228,19 @@ class BlockCache:
         self.disk.offer(file.identity, start, body)
         return body
 
+    def _keeps(self, stored: StoredObject) -> bool:
+        """Local files are not: they are read again as fast. What is made is, wherever its sources lie."""
+        return self.store.remote or isinstance(stored, DerivedObject)
+
+    async def _made(self, derived: DerivedObject, start: int, end: int) -> memoryview:
+        body = memoryview(await derived.make(start, end - start)).toreadonly()
+        if len(body) != end - start:
+            raise BadBody(f"{derived.key}: {len(body)} bytes were made at {start} where {end - start} belong")
+        return body
+
     async def _request(self, stored: StoredObject, start: int, end: int) -> memoryview:
+        if isinstance(stored, DerivedObject):
+            return await self._made(stored, start, end)
         self.counters.requests += 1
         body = memoryview(await self.store.read(stored, start, end - start)).toreadonly()
         if len(body) != end - start:
@@ -332,7 +344,11 @@ class Hold:
         if not ranges:
             return
         cache = self._cache
-        if not cache.store.remote:
+        if isinstance(stored, DerivedObject):
+            gap, grain = 0, max(stored.grain, 1)
+            ranges = merged(_grown(span, grain, stored.size) for span in ranges)
+            max_request = max(max_request // grain, 1) * grain
+        if not cache._keeps(stored):
             self._add_local(stored, ranges, gap, max_request)
             return
         file = cache._file(stored)
@@ -379,6 +395,11 @@ class Hold:
     def views(self, stored: StoredObject, offset: int, length: int) -> list[memoryview]:
         """The bytes of a range that was added, after `wait`."""
         return list(self._parts[_key(stored)].views(offset, offset + length)) if length else []
+
+
+def _grown(span: Range, grain: int, size: int) -> Range:
+    """The range to the multiples of `grain` around it."""
+    return span[0] // grain * grain, min(-(-span[1] // grain) * grain, size)
 
 
 def _key(stored: StoredObject) -> tuple[str, str, int]:
