@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,13 +101,23 @@ def from_toml(path: Path, known: Known) -> dict[str, Given]:
     return given
 
 
+def plugin_names() -> frozenset[str]:
+    """The names of installed plugins, which are those of their tables."""
+    return frozenset(point.name for point in entry_points(group="vfs"))
+
+
 def _flattened(document: Mapping[str, Any], known: Known) -> Iterable[tuple[str, object]]:
-    """Dotted keys of a document; what is below `[plugin.NAME]` belongs to the plugin and stays as it is."""
+    """Dotted keys of a document. What is below `[plugin.NAME]` stays as it is: it belongs to the plugin, as
+    does `[NAME]` of one that is installed.
+    """
     for key, value in document.items():
         if key == "plugin" and isinstance(value, dict):
             for name, table in value.items():
                 for inner, item in table.items() if isinstance(table, dict) else ():
                     yield f"{_PLUGIN}{name}.{inner}", item
+        elif isinstance(value, dict) and key in plugin_names():
+            for inner, item in value.items():
+                yield f"{_PLUGIN}{key}.{inner}", item
         elif isinstance(value, dict) and key not in known:
             for inner, item in value.items():
                 yield f"{key}.{inner}", item

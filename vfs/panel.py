@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vfs.errors import NotFound, ReelfsError, Stale
 from vfs.nodes import Node
-from vfs.views import Place, View
+from vfs.views import Opens, Place, View
 
 log = logging.getLogger("vfs.panel")
 
@@ -71,6 +71,17 @@ class Panel:
             for name, node in listed.items():
                 merged.setdefault(name, node)
         return merged, failure
+
+    async def is_directory(self, place: Place) -> bool:
+        """Whether a file that is shown as a directory can be one: one view that says so is enough.
+
+        Raises what a view that could not tell raised.
+        """
+        told = [view for view in self.of(place) if isinstance(view, Opens)]
+        for view in told:
+            if await view.is_directory(place):
+                return True
+        return not told
 
     def _applies(self, view: View, place: Place) -> bool:
         try:

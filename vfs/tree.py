@@ -34,6 +34,10 @@ from vfs.views import View
 log = logging.getLogger("vfs.tree")
 
 
+#: Files remembered to be no containers though they have the name of one.
+MAX_PLAIN = 65536
+
+
 @dataclass(frozen=True)
 class Found:
     """What a path turned out to be.
@@ -97,6 +101,7 @@ class Tree:
         self._expand = tuple(pattern.lower() for pattern in expand)
         self._show_derived = show_derived
         self._exposed = exposed or {}
+        self._plain: dict[StoredObject, None] = {}
 
     # -- the interface of the adapters ------------------------------------------------------------------
 
@@ -212,13 +217,13 @@ class Tree:
         if (cut := names.split_derived(name)) is None:
             stored = await self._metadata.find(place.prefix, name)
             if stored is not None:
-                return self._stored(place, name, stored)
+                return await self._looked_up(place, name, stored)
         else:
             # One LIST tells all: a real key of this very name, the source, and its sidecars.
             nearby = await self._metadata.starting(place.prefix, cut[0])
             if (stored := nearby.get(name)) is not None:
                 self._note_collision(place, name, nearby.files)
-                return self._stored(place, name, stored)
+                return await self._looked_up(place, name, stored)
             if (found := await self._sibling(place, name, nearby.files)) is not None:
                 return found
         node = await self._panel.resolve(place, name)
@@ -288,11 +293,23 @@ class Tree:
     def _ttl(self, place: StoredPlace) -> float:
         return self._metadata.remaining(place.prefix)
 
+    async def _looked_up(self, place: StoredPlace, name: str, stored: StoredObject | FolderMark) -> Found:
+        """As listed, but for a file to be expanded that turns out to have the name of a container only."""
+        found = self._stored(place, name, stored)
+        if not (isinstance(stored, StoredObject) and isinstance(found.node, Directory)):
+            return found
+        if await self._panel.is_directory(place.file(stored)):
+            return found
+        self._plain[stored] = None
+        while len(self._plain) > MAX_PLAIN:
+            del self._plain[next(iter(self._plain))]
+        return self._stored(place, name, stored)
+
     def _stored(self, place: StoredPlace, name: str, stored: StoredObject | FolderMark) -> Found:
         if isinstance(stored, FolderMark):
             return self._folder(place.folder(name))
         file = place.file(stored)
-        if any(fnmatchcase(name.lower(), pattern) for pattern in self._expand) and self._panel.of(file):
+        if self._expands(name, stored) and self._panel.of(file):
             return self._directory_of(file, _join(place.path, name))
         node = Spliced(layout=Layout.whole(stored), mtime_ns=stored.mtime_ns)
         return Found(
@@ -304,6 +321,12 @@ class Tree:
             sources=(stored,),
             attributes={"key": stored.key, "etag": stored.version},
             place=file,
+        )
+
+    def _expands(self, name: str, stored: StoredObject) -> bool:
+        """By its name, unless it was seen to be no container."""
+        return stored not in self._plain and any(
+            fnmatchcase(name.lower(), pattern) for pattern in self._expand
         )
 
     def _folder(self, place: StoredPlace) -> Found:

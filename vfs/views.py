@@ -95,6 +95,17 @@ class Place(Protocol):
         """Tell the operator about this file (an ignored sidecar, a damaged table): log and `explain`."""
 
 
+@runtime_checkable
+class Opens(Protocol):
+    """A view that looks into a file before it is shown as a directory."""
+
+    async def is_directory(self, place: Place) -> bool:
+        """False for a file that only has the name of a container (`expand`): it stays an ordinary file.
+
+        Asked when the name is looked up, not when it is listed. Raises StoreError.
+        """
+
+
 class View(Protocol):
     """One way of deriving names from stored files or folders."""
 

@@ -1,0 +1,1 @@
+"""H4MK containers as directories. `hookimpl` marks the codecs of other plugins (see `codecs`)."""
