@@ -111,7 +111,7 @@ def test_derived_objects(remote: bool) -> None:
             assert await read(runtime, "a.txt@/long/body.dat", 100, 100) == whole[100:200]
             assert view.made == [(100, 100)]
             assert await read(runtime, "a.txt@/long/mixed.dat", 0, 10_000) == b"head" + whole
-            assert view.made[1:] == [(0, 100), (200, len(whole) - 200)]
+            assert sorted(view.made[1:]) == [(0, 100), (200, len(whole) - 200)]
             # Its version depends on the stored object's.
             found = await runtime.tree.resolve("a.txt@/long/mixed.dat")
             assert [source.key for source in found.sources] == ["a.txt"]
