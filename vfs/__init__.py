@@ -36,15 +36,18 @@ from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
+    from vfs.runtime import Runtime, open_runtime
     from vfs.telemetry import Status
     from vfs.workers import in_thread, in_worker
 
 #: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
 _LATE = {
     "Settings": "vfs.config",
+    "Runtime": "vfs.runtime",
     "Status": "vfs.telemetry",
     "in_thread": "vfs.workers",
     "in_worker": "vfs.workers",
+    "open_runtime": "vfs.runtime",
 }
 
 
@@ -81,6 +84,7 @@ __all__ = [
     "Place",
     "ReadOnly",
     "ReelfsError",
+    "Runtime",
     "Selection",
     "Settings",
     "Span",
@@ -99,6 +103,7 @@ __all__ = [
     "hookimpl",
     "in_thread",
     "in_worker",
+    "open_runtime",
     "parse_derived",
     "unescape",
 ]

@@ -56,6 +56,9 @@ def _plugin_commands() -> Mapping[str, Any]:
 
     made = {}
     for command in load_plugins(Settings.load().plugins.block).commands():
+        if isinstance(command.run, typer.Typer):
+            made[command.name] = typer.main.get_command(command.run)
+            continue
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         single.command(command.name)(command.run)
         made[command.name] = typer.main.get_command(single)

@@ -33,7 +33,10 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command-line command `reelfs NAME`: `run` is a function that typer turns into the command."""
+    """A command-line command `reelfs NAME`.
+
+    run: a function that typer turns into the command, or a `typer.Typer` with commands of its own.
+    """
 
     name: str
     run: Callable[..., Any]

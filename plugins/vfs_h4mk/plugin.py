@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from vfs import (
     Bytes,
+    Command,
     Damaged,
     Denied,
     DerivedObject,
@@ -55,6 +56,14 @@ Nodes = Mapping[str, Node | None]
 def vfs_views(settings: Settings) -> list[View]:
     """The one view of this plugin. Raises ConfigError."""
     return [Containers(Options.load(settings))]
+
+
+@hookimpl
+def vfs_commands() -> list[Command]:
+    """`reelfs h4mk pack | inspect | verify | unpack`."""
+    from vfs_h4mk.commands import app
+
+    return [Command("h4mk", app)]
 
 
 class Containers:
