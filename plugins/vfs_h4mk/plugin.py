@@ -171,7 +171,7 @@ class _Names:
         if name in folders:
             return folders[name]()
         if name == "seek":
-            return self._seek_folder(self._container.seeks, "../blocks/")
+            return self._seek_folder("seek", self._container.seeks)
         if name in ("hls", "dash") or stem == "payload":
             payload = await open_payload(self._container)
             if name in ("hls", "dash"):
@@ -325,7 +325,7 @@ class _Names:
 
         return Directory(entries=entries, lookup=lookup, mtime_ns=self._place.mtime_ns)
 
-    def _seek_folder(self, table: Callable[[], Awaitable[Seeks | None]], blocks: str) -> Directory:
+    def _seek_folder(self, what: str, table: Callable[[], Awaitable[Seeks | None]]) -> Directory:
         """`seek/T` is a link to the block of the key frame at or before T, `seek/T.json` tells about it."""
 
         async def entries() -> Nodes:
@@ -337,17 +337,17 @@ class _Names:
             if found is None:
                 return None
             if name == "table.json":
-                return self._json(f"{blocks}table", partial(_ready, describe.seek_table(found)))
+                return self._json(f"{what}/table", partial(_ready, describe.seek_table(found)))
             stem = name.removesuffix(".json")
             pts = _microseconds(stem)
             if pts is None:
                 return None
             answer = describe.seek_answer(found, pts)
             if stem != name:
-                return self._json(f"{blocks}{pts}us", partial(_ready, answer))
+                return self._json(f"{what}/{pts}us", partial(_ready, answer))
             if answer["block_index"] is None:
                 raise NotFound(f"which block holds {name} is not known")
-            return Symlink(target=f"{blocks}{answer['block_index']}", mtime_ns=self._place.mtime_ns)
+            return Symlink(target=f"../blocks/{answer['block_index']}", mtime_ns=self._place.mtime_ns)
 
         return Directory(entries=entries, lookup=lookup, mtime_ns=self._place.mtime_ns)
 
@@ -366,7 +366,7 @@ class _Names:
         parts: Nodes = {
             "manifest.json": self._json(what, partial(_ready, describe.track_manifest(track))),
             "blocks": self._blocks_folder(track.blocks),
-            "seek": self._seek_folder(partial(_ready, track.seeks), "../blocks/"),
+            "seek": self._seek_folder(f"{what}/seek", partial(_ready, track.seeks)),
         }
         return Directory(entries=partial(_ready, parts), mtime_ns=self._place.mtime_ns)
 
