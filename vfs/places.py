@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vfs import names
+from vfs.cache.kept import Kept
 from vfs.cache.metadata import FolderMark, Metadata
 from vfs.errors import IsADirectory
 from vfs.nodes import Spliced
@@ -30,6 +31,7 @@ class Services:
     reader: Reader
     derived: Derived
     reports: Reports
+    kept: Kept = field(default_factory=lambda: Kept(None, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,14 @@ class StoredPlace:
         """`await make()`, remembered for this version of the file and `key`."""
         identity: tuple[Any, ...] = (key, self.path, self.version, self.size)
         return await self.services.derived.get(identity, make, cost=cost)
+
+    async def kept(self, name: str) -> bytes | None:
+        """What `keep` put on disk for this version and `name`, or None."""
+        return await self.services.kept.get(self.object, name)
+
+    async def keep(self, name: str, data: bytes) -> bool:
+        """Keep `data` on disk for this version and `name`; False where nothing is kept."""
+        return await self.services.kept.put(self.object, name, data)
 
     def extent(self, offset: int, length: int) -> Extent:
         """A span of the pinned version. Raises ValueError outside the file."""

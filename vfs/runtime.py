@@ -15,6 +15,7 @@ from vfs.cache.blocks import BlockCache
 from vfs.cache.budget import Budget
 from vfs.cache.derived import Derived
 from vfs.cache.disk import DiskCache
+from vfs.cache.kept import Kept
 from vfs.cache.metadata import Metadata
 from vfs.config import Settings
 from vfs.errors import DeadlineExceeded, ReelfsError, Unavailable
@@ -54,6 +55,12 @@ class Runtime:
                 await workers.in_worker(function)
             except ReelfsError as error:
                 log.warning("no worker could be started ahead: %s", error)
+
+
+def _kept(settings: Settings, store: Store) -> Kept:
+    """Indexes live in the cache folder; without one they are made again by the next mount."""
+    folder = settings.cache_dir / "kept" if settings.cache_dir is not None else None
+    return Kept(folder, store.url)
 
 
 @asynccontextmanager
@@ -120,7 +127,7 @@ async def open_runtime(
             return guarded.remote and found.place is not None and not found.place.is_folder
 
         tree = Tree(
-            Services(metadata, reader, Derived(budget), status),
+            Services(metadata, reader, Derived(budget), status, _kept(settings, guarded)),
             plugins.views(settings, status),
             expand=settings.expand,
             show_derived=settings.show_derived,

@@ -88,6 +88,12 @@ class Place(Protocol):
         memory (default: its `nbytes`, else its `len`). Failures are not remembered.
         """
 
+    async def kept(self, name: str) -> bytes | None:
+        """What `keep` put on disk for this version under a name (with the version of the code), or None."""
+
+    async def keep(self, name: str, data: bytes) -> bool:
+        """Keep something small that took long to make beyond this mount; False where nothing is kept."""
+
     def extent(self, offset: int, length: int) -> Extent:
         """A span of the pinned version. Raises ValueError outside the file."""
 

@@ -51,8 +51,9 @@ class MemoryPlace:
     log: list[tuple[str, int, int]] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
     ranges: Ranges = field(default_factory=Ranges)
-    kept: dict[str, Any] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
     locks: dict[str, trio.Lock] = field(default_factory=dict)
+    remembered: dict[str, bytes] = field(default_factory=dict)
     is_folder: bool = False
     mtime_ns: int = 0
 
@@ -121,12 +122,19 @@ class MemoryPlace:
         self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
     ) -> T:
         async with self.locks.setdefault(key, trio.Lock()):
-            if key not in self.kept:
+            if key not in self.memo:
                 value = await make()
                 assert (cost(value) if cost else 0) >= 0
-                self.kept[key] = value
-            found: T = self.kept[key]
+                self.memo[key] = value
+            found: T = self.memo[key]
             return found
+
+    async def kept(self, name: str) -> bytes | None:
+        return self.remembered.get(name)
+
+    async def keep(self, name: str, data: bytes) -> bool:
+        self.remembered[name] = data
+        return True
 
     def extent(self, offset: int, length: int) -> Extent:
         return Extent(self.object, offset, length)

@@ -260,7 +260,7 @@ def test_tracks_of_a_multi_track_container() -> None:
         manifest = theirs["manifest"].get("json", theirs["manifest"])
         names = await container.names("tracks")
         assert sorted(names) == ["audio_main", "controls", "video_main"]
-        assert sorted(track["track_id"] for track in manifest["tracks"]) == sorted(names)
+        assert sorted(manifest["tracks"]) == sorted(names)
         asked = 0
         for question, answer in theirs["seek_to_block"].items():
             track, _, pts = question.partition("@")
@@ -298,6 +298,9 @@ def test_the_little_endian_variant() -> None:
             at[core["chunk_index"]] = index
         for question, offset in original["find_keyframe"].items():
             track, _, ms = question.partition("@")
+            if track not in await container.names("tracks"):
+                assert offset is None
+                continue
             told = await container.json(f"tracks/{track}/seek/{int(ms) * 1000}us.json")
             if offset is None:
                 assert told["before_first"] is True
