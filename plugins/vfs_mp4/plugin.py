@@ -19,6 +19,7 @@ from vfs import (
     parse_derived,
 )
 from vfs_mp4 import frames, info, leading, render, segments, source, splice
+from vfs_mp4.audio import Sounds
 from vfs_mp4.plan import Window
 from vfs_mp4.segments import Verbatim
 from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
@@ -28,8 +29,8 @@ INFO = "info.json"
 
 @hookimpl
 def vfs_views() -> list[View]:
-    """The one view of this plugin."""
-    return [Videos()]
+    """One view for each kind of thing."""
+    return [Videos(), Sounds()]
 
 
 @hookimpl

@@ -17,18 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfs import Damaged, Extent, Inline, Layout, Span, StoredObject, Unsupported
-from vfs_mp4 import timeline, write
+from vfs_mp4 import soundformat, timeline, write
 from vfs_mp4.model import Movie, Ticks, Track
 from vfs_mp4.plan import Window
 from vfs_mp4.timeline import Shown
 
 #: More edits than this in one clip come from a slow-motion list, which is not spliced.
 MAX_EDITS = 500
-#: Sound decoded before it is heard. An AAC frame needs the one before (overlap), MP3 and AC-3 frames lean on
-#: it. Opus asks for 80 ms at least (RFC 7845, 4.6): measured on a tone, the first 10 ms are then 8 % off
-#: its level, 0.6 % off with twice that, which costs eight packets.
+#: Sound decoded before it is heard: as many packets as `soundformat` says, but of Opus, which asks for 80 ms
+#: at least (RFC 7845, 4.6): measured on a tone, the first 10 ms are then 8 % off its level, 0.6 % off with
+#: twice that, which costs eight packets.
 OPUS_PREROLL = Fraction(160, 1000)
-FRAME_PREROLL = frozenset(("mp4a", ".mp3", "mp3 ", "ac-3", "ec-3"))
 #: Codec 4cc that are also file brands.
 BRANDS = frozenset(("avc1", "hvc1", "hev1", "av01"))
 
@@ -132,7 +131,8 @@ def sounds(track: Track, shown: Shown, start: Fraction, stop: Fraction) -> list[
     if last <= first:
         return []
     order, time = shown.order[first:last], shown.time[first:last]
-    shift = _trimmed(time - track.samples.pts[order], track.samples.dur[order])
+    # One more than is heard: it tells whether the last one is cut.
+    shift = heard_shift(track, shown.order[first : last + 1], shown.time[first : last + 1])[: last - first]
     found: list[Piece] = []
     at = begin
     for low, high in _runs(shift):
@@ -148,22 +148,24 @@ def sounds(track: Track, shown: Shown, start: Fraction, stop: Fraction) -> list[
     return found
 
 
-def _trimmed(shift: Ticks, dur: Ticks) -> Ticks:
-    """Shifts of sound, where the first sample of an edit may be heard from its middle on only."""
-    if len(shift) > 1 and 0 < shift[0] - shift[1] < dur[0]:
-        shift = shift.copy()
-        shift[0] = shift[1]
+def heard_shift(track: Track, order: Ticks, time: Ticks) -> Ticks:
+    """Player time minus pts of sound; of the first sample of an edit the end alone may be heard."""
+    shift = time - track.samples.pts[order]
+    if len(shift) < 2:
+        return shift
+    over = shift[:-1] - shift[1:]
+    cut = (over > 0) & (over < track.samples.dur[order[:-1]])
+    cut[1:] &= shift[1:-1] != shift[:-2]
+    shift[:-1][cut] = shift[1:][cut]
     return shift
 
 
 def _preroll(track: Track, row: int) -> int:
     """The row to begin decoding at so that `row` sounds right."""
-    if track.codec in FRAME_PREROLL:
-        return max(row - 1, 0)
-    if track.codec == "Opus":
-        before = track.samples.dts[row] - int(OPUS_PREROLL * track.timescale)
-        return max(int(np.searchsorted(track.samples.dts[: row + 1], before, "right")) - 1, 0)
-    return row
+    if track.codec != "Opus":
+        return max(row - soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b"")), 0)
+    before = track.samples.dts[row] - int(OPUS_PREROLL * track.timescale)
+    return max(int(np.searchsorted(track.samples.dts[: row + 1], before, "right")) - 1, 0)
 
 
 def _runs(values: Ticks) -> list[tuple[int, int]]:
@@ -227,8 +229,11 @@ def common_timescale(tracks: Sequence[Track]) -> int:
     return common if common <= write.U32 else tracks[0].timescale
 
 
-def progressive(movie: Movie, found: Sequence[Part]) -> Layout:
-    """ftyp, moov and one mdat with the samples of all parts, in the order of the source."""
+def progressive(movie: Movie, found: Sequence[Part], file_type: bytes | None = None) -> Layout:
+    """ftyp, moov and one mdat with the samples of all parts, in the order of the source.
+
+    file_type: a whole ftyp box, None = that of a clip.
+    """
     offset = np.concatenate([part.track.samples.offset[part.rows] for part in found])
     size = np.concatenate([part.track.samples.size[part.rows] for part in found])
     check_inside(movie.object, offset, size)
@@ -236,7 +241,7 @@ def progressive(movie: Movie, found: Sequence[Part]) -> Layout:
     ordered = size[order]
     position = np.empty_like(size)
     position[order] = np.cumsum(ordered) - ordered
-    head = _file_type(found)
+    head = file_type or _file_type(found)
     blank = _moov(found, position)
     # All offsets are 64 bits: the length of the moov does not depend on where the data begins.
     base = len(head) + len(blank) + 16
@@ -246,14 +251,17 @@ def progressive(movie: Movie, found: Sequence[Part]) -> Layout:
 
 def _file_type(found: Sequence[Part]) -> bytes:
     """Brands; QuickTime's own where a sample description is in its form (version 1 or 2 of sound)."""
-    if any(_quicktime_sound(part.track) for part in found):
+    if any(quicktime_sound(part.track) for part in found):
         return write.ftyp(b"qt  ", b"qt  ")
     codec = found[0].track.codec
     return write.ftyp(b"isom", b"isom", b"iso2", *((codec.encode(),) if codec in BRANDS else ()), b"mp41")
 
 
-def _quicktime_sound(track: Track) -> bool:
-    """stsd: header 8, version and count 8, entry: size and 4cc 8, reserved and reference 8, version 2."""
+def quicktime_sound(track: Track) -> bool:
+    """Whether the description is in QuickTime's own form.
+
+    stsd: header 8, version and count 8, entry: size and 4cc 8, reserved and reference 8, version 2.
+    """
     stsd = (track.boxes or {}).get("stsd", b"")
     return track.handler == "soun" and stsd[32:34] not in (b"", b"\0\0")
 
