@@ -7,6 +7,7 @@ chunks `tag[4] u32 flags u32 size`, payload, u32 CRC-32 of header and payload; a
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from array import array
@@ -155,6 +156,47 @@ class Chain:
         """The first chunk of a tag: of several META, SAFE, SEEK or VERI it is the one that counts."""
         number = self._first.get(tag)
         return None if number is None else self[number]
+
+    def to_bytes(self) -> bytes:
+        """Everything, to be kept beyond this process."""
+        columns = [self._headers, self._sizes, self._words, self.tracks]
+        told = {
+            "next": self.next,
+            "stuck": self.stuck,
+            "ended": self.ended,
+            "trailing": self.trailing,
+            "broken": sorted(self.broken),
+            "gaps": self.gaps,
+            "problems": self.problems,
+            "lengths": [len(self._tags), *(len(column) * column.itemsize for column in columns)],
+        }
+        head = json.dumps(told).encode()
+        rows = b"".join(column.tobytes() for column in columns)
+        return struct.pack("<I", len(head)) + head + bytes(self._tags) + rows
+
+    @classmethod
+    def from_bytes(cls, framing: Framing, file_size: int, data: bytes) -> Chain:
+        """What `to_bytes` gave, of the same version of the same file. Raises ValueError for anything else."""
+        try:
+            (length,) = struct.unpack_from("<I", data)
+            told = json.loads(data[4 : 4 + length])
+            lengths = told.pop("lengths")
+            told["broken"], told["gaps"] = set(told["broken"]), [tuple(gap) for gap in told["gaps"]]
+            chain = cls(framing, file_size, **told)
+            at = 4 + length + lengths[0]
+            chain._tags += data[4 + length : at]
+            columns = (chain._headers, chain._sizes, chain._words, chain.tracks)
+            for column, size in zip(columns, lengths[1:], strict=True):
+                column.frombytes(data[at : at + size])
+                at += size
+        except (struct.error, KeyError, TypeError) as error:
+            raise ValueError(f"not a kept chain: {error}") from None
+        for number in range(len(chain)):
+            tag = bytes(chain._tags[4 * number : 4 * number + 4])
+            chain._first.setdefault(tag, number)
+            if tag == CORE:
+                chain.cores.append(number)
+        return chain
 
     def feed(self, data: bytes | memoryview, base: int) -> None:
         """Take the headers that lie in `data`, the bytes of the file from offset `base` on."""

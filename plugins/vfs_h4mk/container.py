@@ -23,8 +23,14 @@ T = TypeVar("T")
 MIB = 1 << 20
 #: Files up to this size are walked whole at once: their chain costs less than asking twice.
 SMALL = 1 * MIB
+#: Chains are kept on disk once they have grown by so many chunks; one walk goes on for so many at most
+#: before it is looked at.
+WORTH_KEEPING, KEEP_EVERY = 256, 16384
+KEPT_CHAIN = "h4mk.chain.1"
 #: A chunk that is checked or decoded whole has at most so many bytes.
 MAX_CHUNK = 64 * MIB
+#: Blocks asked for together are read together, up to so many bytes.
+AHEAD = 8 * MIB
 #: Bytes read at a time where every block is looked at.
 SCAN_WINDOW = 4 * MIB
 #: Stored bytes read to learn the decoded sizes of all blocks, where META.block_size does not say them.
@@ -75,6 +81,7 @@ class Container:
     ratchet: Ratchet | None = None
     tail_known: bool = False
     tail: Chain | None = None
+    kept_at: int = 0
 
     @property
     def framing(self) -> Framing:
@@ -90,10 +97,18 @@ class Container:
 
     async def walked(self, enough: Callable[[Chain], bool] = lambda chain: False) -> Chain:
         """The chain, walked until `enough`, or whole."""
-        if not self.chain.ended and not enough(self.chain):
+        while not self.chain.ended and not enough(self.chain):
             async with self.lock:
-                await walk.walk(self.place, self.chain, enough)
+                await walk.walk(self.place, self.chain, _or_so_many(enough, len(self.chain) + KEEP_EVERY))
+                await self._keep()
         return self.chain
+
+    async def _keep(self) -> None:
+        """A long way is not walked twice: what is known of it goes to disk, now and then and at its end."""
+        grown = len(self.chain) - self.kept_at
+        if grown >= max(WORTH_KEEPING, self.kept_at // 4) or (self.chain.ended and grown and self.kept_at):
+            self.kept_at = len(self.chain)
+            await self.place.keep(KEPT_CHAIN, await in_thread(self.chain.to_bytes))
 
     async def block(self, index: int) -> Chunk:
         """The chunk of a block. Raises OutOfRange; Damaged where its framing is broken."""
@@ -174,6 +189,12 @@ class Container:
         texts = await self.texts()
         payload = await self.read_chunk(chunk, check=self.options.verify_integrity)
         return await _in_thread_if_large(partial(self._decode, payload, index, texts), 16 * len(payload))
+
+    async def ahead(self, first: int, last: int) -> None:
+        """Have the store's bytes of blocks that will be decoded one by one, in few requests."""
+        if last > first and not self.chain.broken & set(range(first, last + 1)):
+            start, end = (await self.block(first)).header, (await self.block(last)).end
+            await self.place.read(start, min(end - start, AHEAD))
 
     def _limit_text(self) -> str:
         return f"max_block_size is {self.options.max_block_size}: raise it in [h4mk]"
@@ -344,18 +365,35 @@ async def open_container(place: Place, options: Options) -> Container:
 
 
 async def _open(place: Place, options: Options) -> Container:
-    head = await place.read(0, min(place.size, walk.FIRST_WINDOW))
+    head = await place.read(0, place.size if place.size <= SMALL else walk.FIRST_WINDOW)
     framing = chunks.framing_of(head)
     if place.size < framing.start + framing.footer:
         raise NoMedia(f"{place.path} ends in its own head")
     keys = options.keys.of(place.path)
     secret = keys.shared_secret
-    chain = Chain(framing, place.size)
-    chain.feed(head, 0)
+    chain = await _kept_chain(place, framing) if place.size > SMALL else None
+    if chain is None:
+        chain = Chain(framing, place.size)
+        chain.feed(head, 0)
     container = Container(place, options, chain, keys, ratchet=Ratchet(secret) if secret else None)
     if place.size <= SMALL:
         await container.walked()
     return container
+
+
+def _or_so_many(enough: Callable[[Chain], bool], most: int) -> Callable[[Chain], bool]:
+    return lambda chain: enough(chain) or len(chain) >= most
+
+
+async def _kept_chain(place: Place, framing: Framing) -> Chain | None:
+    """The chain as far as an earlier mount walked it."""
+    data = await place.kept(KEPT_CHAIN)
+    if data is None:
+        return None
+    try:
+        return await in_thread(Chain.from_bytes, framing, place.size, data)
+    except ValueError:
+        return None
 
 
 async def _in_thread_if_large(work: Callable[[], T], size: int) -> T:

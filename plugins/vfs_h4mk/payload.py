@@ -45,6 +45,8 @@ class Payload:
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length). Raises Damaged where a block in it is damaged."""
         index = int(np.searchsorted(self.starts, offset, "right")) - 1
+        last = int(np.searchsorted(self.starts, offset + length, "left")) - 1
+        await self.container.ahead(index, last)
         parts: list[bytes] = []
         while length > 0:
             start, stop = int(self.starts[index]), int(self.starts[index + 1])

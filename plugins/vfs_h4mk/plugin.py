@@ -43,6 +43,8 @@ SUFFIX = ".h4mk"
 STORED = "container.h4mk"
 #: Bytes of blocks that one `batch/` or `gop/` file joins at most.
 MAX_JOINED = 256 << 20
+#: Blocks whose stored bytes are asked for together.
+READ_TOGETHER = 64
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _BATCH = re.compile(r"(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,9})")
 _MICROSECONDS = re.compile(r"([0-9]{1,20})us")
@@ -260,6 +262,8 @@ class _Names:
         async def produce() -> bytes:
             parts: list[bytes] = []
             for index in range(first, last + 1):
+                if (index - first) % READ_TOGETHER == 0:
+                    await self._container.ahead(index, min(index + READ_TOGETHER - 1, last))
                 parts.append(await self._container.decoded(index))
                 if sum(map(len, parts)) > MAX_JOINED:
                     raise TooBig(f"{what} of {self._place.path} has more than {MAX_JOINED} bytes")
