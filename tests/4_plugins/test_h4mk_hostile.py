@@ -1,0 +1,157 @@
+"""Mutated containers: no crash, no hang, no wrong block where blocks are checked."""
+
+from __future__ import annotations
+
+import io
+import random
+import resource
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from vfs_h4mk import chunks, container, describe, verify
+from vfs_h4mk.options import Options
+from vfs_h4mk.pack import Writer, export_meta, export_seeks
+from vfs_h4mk.payload import open_payload
+
+from vfs import ReelfsError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mp4_places import MemoryPlace
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "h4mk"
+SECONDS = 1.0
+
+
+def packed(blocks: list[bytes]) -> bytes:
+    out = io.BytesIO()
+    writer = Writer(out)
+    for block in blocks:
+        writer.block(block)
+    writer.finish(export_seeks(writer.sizes, 25.0, 2), export_meta(0, 25.0, 2), {"scope": "test"})
+    return out.getvalue()
+
+
+def bases() -> list[bytes]:
+    made = [packed([bytes([n]) * (100 + 37 * n) + b"end" for n in range(count)]) for count in (1, 7, 30)]
+    found = sorted(SHARED.glob("s0[1-578]*.h4mk")) if SHARED.is_dir() else []
+    return made + [path.read_bytes() for path in found]
+
+
+def flip(rng: random.Random, body: bytearray) -> None:
+    body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+
+
+def overwrite(rng: random.Random, body: bytearray) -> None:
+    at = rng.randrange(len(body))
+    body[at : at + 4] = rng.choice(
+        (b"\0\0\0\0", b"\xff\xff\xff\xff", b"CORE", b"SEEK", b"META", b"VERI", rng.randbytes(4))
+    )
+
+
+def cut(rng: random.Random, body: bytearray) -> None:
+    del body[rng.randrange(len(body)) :]
+
+
+def take_out(rng: random.Random, body: bytearray) -> None:
+    at = rng.randrange(len(body))
+    del body[at : at + rng.randrange(1, 40)]
+
+
+def put_in(rng: random.Random, body: bytearray) -> None:
+    at = rng.randrange(len(body))
+    body[at:at] = rng.randbytes(rng.randrange(1, 40))
+
+
+def double(rng: random.Random, body: bytearray) -> None:
+    at, length = rng.randrange(len(body)), rng.randrange(1, 400)
+    body[at:at] = body[at : at + length]
+
+
+def lie(rng: random.Random, body: bytearray) -> None:
+    """A chunk's size field says something else."""
+    starts = [n for n in range(len(body) - 12) if body[n : n + 4] in (b"CORE", b"SEEK", b"META", b"TSEK")]
+    if starts:
+        size = rng.choice((0, 1, 2**31, 2**32 - 1, len(body), rng.randrange(4000)))
+        struct.pack_into(rng.choice("<>") + "I", body, rng.choice(starts) + rng.choice((4, 8)), size)
+
+
+MUTATIONS: tuple[Callable[[random.Random, bytearray], None], ...] = (
+    flip, overwrite, cut, take_out, put_in, double, lie,
+)  # fmt: skip
+
+
+async def contents(body: bytes) -> tuple[set[bytes], int]:
+    """All blocks that can be read, by content, and how many cannot; every document is made, too."""
+    place = MemoryPlace(body, "games/x.h4mk")
+    opened = await container.open_container(place, Options())
+    count = len((await opened.walked()).cores)
+    found, failed = set(), 0
+    for index in range(count):
+        try:
+            found.add(await opened.decoded(index))
+        except ReelfsError:
+            failed += 1
+    for make in (describe.manifest, describe.stats, describe.conformance, verify.verify):
+        describe.as_json(await make(opened))
+    for track in (await describe.tracks(opened)).values():
+        describe.as_json(describe.track_manifest(track))
+    seeks = await opened.seeks()
+    if seeks is not None and seeks.entries:
+        describe.seek_answer(seeks, 40_000)
+    try:
+        payload = await open_payload(opened)
+        await payload.read(0, payload.size)
+    except ReelfsError:
+        failed += 1
+    return found, failed
+
+
+def check(seed: int) -> None:
+    rng = random.Random(seed)
+    base = rng.choice(BASES)
+    body = bytearray(base)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
+        if len(body):
+            rng.choice(MUTATIONS)(rng, body)
+    began = time.process_time()
+    try:
+        found, _ = trio.run(contents, bytes(body))
+    except ReelfsError:
+        found = set()
+    assert time.process_time() - began < SECONDS, f"seed {seed}"
+    assert found <= GOOD[base], f"seed {seed}: a block that never was"
+
+
+BASES = bases()
+GOOD = {base: trio.run(contents, base)[0] for base in BASES}
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [(0, 400), pytest.param(1000, 10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_mutations(first: int, count: int) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(first, first + count):
+        check(seed)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+def test_many_tiny_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is nothing but empty chunks: the walk stops at the limit and says so."""
+    monkeypatch.setattr(chunks, "MAX_CHUNKS", 1000)
+    body = b"H4MK\0\1\0\0" + (b"CORE" + bytes(8)) * 5000
+
+    async def main() -> None:
+        opened = await container.open_container(MemoryPlace(body, "x.h4mk"), Options())
+        chain = await opened.walked()
+        assert len(chain.cores) == 1000
+        assert "more than 1000 chunks" in chain.problems[0]
+        assert await opened.decoded(999) == b""
+
+    trio.run(main)
