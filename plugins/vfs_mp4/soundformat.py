@@ -20,12 +20,12 @@ _MAYBE_SBR = 24_000
 #: Audio object types (ISO/IEC 14496-3, table 1.17): Main, LC, SSR, LTP; replication; parametric stereo.
 _GENERAL, _SBR, _PS = (1, 2, 3, 4), 5, 29
 #: Decoder by object type in esds (ISO/IEC 14496-1, table 5).
-_OBJECT_TYPES = {0x40: "aac", 0x66: "aac", 0x67: "aac", 0x68: "aac", 0x69: "mp3", 0x6B: "mp3"} | {
+_OBJECT_TYPES = {0x40: "aac", 0x66: "aac", 0x67: "aac", 0x68: "aac", 0x69: "mp3float", 0x6B: "mp3float"} | {
     0xA5: "ac3", 0xA6: "eac3", 0xA9: "dca", 0xAC: "dca", 0xDD: "vorbis", 0xAD: "opus"
 }  # fmt: skip
 #: Decoder by sample entry 4cc, where it needs no more than its packets.
 _PLAIN = {
-    "ec-3": "eac3", ".mp3": "mp3", "ulaw": "pcm_mulaw", "alaw": "pcm_alaw", "ima4": "adpcm_ima_qt",
+    "ec-3": "eac3", ".mp3": "mp3float", "ulaw": "pcm_mulaw", "alaw": "pcm_alaw", "ima4": "adpcm_ima_qt",
     "samr": "amrnb", "sawb": "amrwb", "QDM2": "qdm2", "dtsc": "dca", "dtsh": "dca", "dtsl": "dca",
 }  # fmt: skip
 #: Uncompressed sound of QuickTime, which MP4 does not know.

@@ -58,7 +58,7 @@ def measure(format: Format, sizes: Sequence[int], data: bytes) -> Format:
     found = None
     for frame in _frames(format, tuple(sizes), positions, data):
         found = replace(format, rate=frame.sample_rate, channels=frame.layout.nb_channels, known=True)
-        if found.decoder in ("aac", "mp3", "eac3"):
+        if found.decoder in ("aac", "mp3float", "eac3"):
             found = replace(found, frame=frame.samples)
     if found is None:
         raise Damaged("no sound comes out of the decoder")

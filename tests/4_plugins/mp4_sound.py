@@ -1,4 +1,4 @@
-"""What the tests of sound share: generated files, and the truth, a full decode by PyAV put on the player line."""
+"""What the tests of sound share: generated files, and the truth, a full decode put on the player line."""
 
 from __future__ import annotations
 

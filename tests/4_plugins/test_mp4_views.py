@@ -27,7 +27,7 @@ def resolve(place: MemoryPlace, name: str) -> Node | None:
 
 def test_the_hook_gives_a_view() -> None:
     views: list[View] = vfs_views()
-    assert [view.name for view in views] == ["mp4"]
+    assert views[0].name == "mp4"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "A.MP4", "a.m4v", "a.MoV", "a.qt"])
