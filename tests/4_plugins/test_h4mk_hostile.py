@@ -124,7 +124,8 @@ def check(seed: int) -> None:
     except ReelfsError:
         found = set()
     assert time.process_time() - began < SECONDS, f"seed {seed}"
-    assert found <= GOOD[base], f"seed {seed}: a block that never was"
+    # Tags and sizes are under no CRC: "CORE" and eight zeros anywhere are a block of no bytes.
+    assert found - {b""} <= GOOD[base], f"seed {seed}: a block that never was"
 
 
 BASES = bases()
