@@ -83,9 +83,11 @@ class Plugins:
         return store
 
     def _call(self, hook: Any, collect: Callable[[Iterable[Any]], list[Any]], **arguments: Any) -> list[Any]:
-        """One plugin's results; its failure is its own."""
+        """One plugin's results; its failure is its own. Raises ConfigError: the settings are the user's."""
         try:
             return collect(hook.function(**{name: arguments[name] for name in hook.argnames}) or ())
+        except ConfigError:
+            raise
         except Exception:
             log.exception("plugin %s failed in a hook and is left out", hook.plugin_name)
             self.infos = tuple(

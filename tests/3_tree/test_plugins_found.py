@@ -81,3 +81,13 @@ def test_a_misspelt_hook_is_an_error() -> None:
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(vfs.ConfigError, match="gopher"):
         load_plugins().store("gopher://x", Settings())
+
+
+def test_a_mistake_in_the_settings_of_a_plugin_is_told_at_start() -> None:
+    class Strict:
+        @vfs.hookimpl
+        def vfs_views(self, settings: Settings) -> list[vfs.View]:
+            raise vfs.ConfigError("plugin.strict.size: not a number")
+
+    with pytest.raises(vfs.ConfigError, match=r"plugin\.strict\.size"):
+        load_plugins(extra=[("strict", Strict())]).views(Settings(), Status())

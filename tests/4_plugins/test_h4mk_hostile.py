@@ -74,7 +74,9 @@ def double(rng: random.Random, body: bytearray) -> None:
 
 def lie(rng: random.Random, body: bytearray) -> None:
     """A chunk's size field says something else."""
-    starts = [n for n in range(len(body) - 12) if body[n : n + 4] in (b"CORE", b"SEEK", b"META", b"TSEK")]
+    starts = [
+        n for n in range(len(body) - 12) if bytes(body[n : n + 4]) in (b"CORE", b"SEEK", b"META", b"TSEK")
+    ]
     if starts:
         size = rng.choice((0, 1, 2**31, 2**32 - 1, len(body), rng.randrange(4000)))
         struct.pack_into(rng.choice("<>") + "I", body, rng.choice(starts) + rng.choice((4, 8)), size)
