@@ -38,13 +38,17 @@ if TYPE_CHECKING:
     from vfs.config import Settings
     from vfs.runtime import Runtime, open_runtime
     from vfs.telemetry import Status
+    from vfs.workerfeed import Source
+    from vfs.workerfile import WorkerFile
     from vfs.workers import in_thread, in_worker
 
 #: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
 _LATE = {
     "Settings": "vfs.config",
     "Runtime": "vfs.runtime",
+    "Source": "vfs.workerfeed",
     "Status": "vfs.telemetry",
+    "WorkerFile": "vfs.workerfile",
     "in_thread": "vfs.workers",
     "in_worker": "vfs.workers",
     "open_runtime": "vfs.runtime",
@@ -87,6 +91,7 @@ __all__ = [
     "Runtime",
     "Selection",
     "Settings",
+    "Source",
     "Span",
     "Spliced",
     "Stale",
@@ -99,6 +104,7 @@ __all__ = [
     "Unsupported",
     "View",
     "WorkerFailed",
+    "WorkerFile",
     "escape",
     "hookimpl",
     "in_thread",

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from vfs.errors import ReelfsError, WorkerFailed
+from vfs.workerfile import WorkerFile
 
 #: Seconds after the deadline at which the kernel ends a worker whose daemon did not (it died, too).
 ALARM_SLACK = 5.0
@@ -38,12 +39,25 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def call(module: str, name: str, arguments: tuple[Any, ...], deadline: float) -> Any:
-    """Run one function, by name. Raises errors of `vfs.errors` and no others (all of them can be pickled)."""
+def call(
+    module: str,
+    name: str,
+    arguments: tuple[Any, ...],
+    deadline: float,
+    source: tuple[bytes, int] | None = None,
+) -> Any:
+    """Run one function, by name. Raises errors of `vfs.errors` and no others (all of them can be pickled).
+
+    source: where the daemon gives the bytes of this job, and how many there are; the function's first
+    argument is then the file.
+    """
     signal.setitimer(signal.ITIMER_REAL, deadline + ALARM_SLACK)
     try:
         function = getattr(importlib.import_module(module), name)
-        return function(*arguments)
+        if source is None:
+            return function(*arguments)
+        with WorkerFile(*source) as file:
+            return function(file, *arguments)
     except ReelfsError:
         raise
     except BaseException as error:

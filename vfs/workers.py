@@ -12,17 +12,20 @@ import contextlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.machinery import ModuleSpec
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, TypeVar, TypeVarTuple, overload
 
 import trio
 
 from vfs import workerproc
 from vfs.errors import ReelfsError, WorkerFailed
+from vfs.workerfeed import Clock, Feed, Source
+from vfs.workerfile import WorkerFile
+from vfs.workerlanes import Pool
 
 log = logging.getLogger("vfs.workers")
 
@@ -46,16 +49,20 @@ class WorkerSettings:
     deadline: float = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    context: Any
-    slots: trio.CapacityLimiter
+class _Lane:
+    """A place for one worker process."""
 
+    def __init__(self, context: Any) -> None:
+        self.context = context
+
+
+#: Goes after which a job whose source stalls keeps its worker, whoever waits.
+_GOES = 4
 
 #: Calls by how they ended: `ok`, `failed` (an error of the function), `died`, `overran`.
 jobs: Counter[str] = Counter()
 _settings = WorkerSettings()
-_pool: trio.lowlevel.RunVar[_Pool | None] = trio.lowlevel.RunVar("vfs workers", None)
+_pool: trio.lowlevel.RunVar[Pool[_Lane] | None] = trio.lowlevel.RunVar("vfs workers", None)
 
 
 def configure(
@@ -71,17 +78,46 @@ def configure(
         _settings = replace(_settings, deadline=deadline)
 
 
-async def in_worker(function: Callable[[*Args], T], *args: *Args, deadline: float | None = None) -> T:
+@overload
+async def in_worker(
+    function: Callable[[*Args], T],
+    *args: *Args,
+    affinity: Hashable = None,
+    deadline: float | None = None,
+) -> T: ...
+@overload
+async def in_worker(
+    function: Callable[[WorkerFile, *Args], T],
+    *args: *Args,
+    source: Source,
+    affinity: Hashable = None,
+    deadline: float | None = None,
+) -> T: ...
+async def in_worker(
+    function: Callable[..., Any],
+    *args: *Args,
+    source: Source | None = None,
+    affinity: Hashable = None,
+    deadline: float | None = None,
+) -> Any:
     """`function(*args)` in a worker process; the function must be a module's own, the arguments picklable.
 
-    deadline: seconds from the moment a worker takes the call; None = the setting `workers.deadline`.
-    Raises what the function raises of `vfs.errors`, and WorkerFailed for any other exception, a process
-    that died, and the deadline.
+    source: bytes the function reads while it runs: its first argument is then a `WorkerFile`. It may be begun
+    again from the start, when the source stalled and others needed the worker. affinity: jobs of one key go
+    to the worker that had the last of them, where what they keep is at hand. deadline: seconds of computing
+    from the moment a worker takes the call, waits for the source not counted; None = `workers.deadline`.
+    Raises what the source raises, what the function raises of `vfs.errors`, and WorkerFailed for any other
+    exception, a process that died, and the deadline.
     """
-    module, name = function.__module__, function.__qualname__
     deadline = _settings.deadline if deadline is None else deadline
-    result = await _run(f"{module}.{name}", deadline, workerproc.call, module, name, args, deadline)
-    return cast(T, result)
+    call = _Call(function.__module__, function.__qualname__, args, deadline, affinity)
+    pool = _pool.get() or await _pool_until_end_of_run()
+    if source is None:
+        async with pool.lane(affinity) as lane:
+            result = await _run(lane, call, Clock(deadline))
+    else:
+        result = await _run_fed(pool, call, source)
+    return result
 
 
 async def in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
@@ -89,29 +125,77 @@ async def in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
     return await trio.to_thread.run_sync(function, *args)
 
 
-async def _run(what: str, deadline: float, function: Callable[..., Any], *args: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a function by name. deadline: seconds."""
+
+    module: str
+    name: str
+    arguments: tuple[Any, ...]
+    deadline: float
+    affinity: Hashable
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+async def _run_fed(pool: Pool[_Lane], call: _Call, source: Source) -> Any:
+    """Run a call that reads, in as many goes as its source makes necessary."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        feed = Feed(source, pool.crowded, nursery)
+        try:
+            result = await _goes(pool, call, feed)
+        except Exception as error:  # past the nursery, which would wrap it in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
+
+
+async def _goes(pool: Pool[_Lane], call: _Call, feed: Feed) -> Any:
+    await feed.first()
+    go = 0
+    while True:
+        go += 1
+        async with pool.lane(call.affinity) as lane:
+            clock = Clock(call.deadline)
+            job = partial(_run, lane, call, clock)
+            try:
+                result = await feed.serve(job, clock, patient=go == _GOES)
+            except ReelfsError:
+                if feed.failure is None and not feed.stalled:
+                    raise
+        if feed.failure is not None:
+            raise feed.failure
+        if not feed.stalled:
+            return result
+        await feed.settle()
+
+
+async def _run(lane: _Lane, call: _Call, clock: Clock, source: tuple[bytes, int] | None = None) -> Any:
     from trio_parallel import BrokenWorkerError
 
-    pool = _pool.get() or await _pool_until_end_of_run()
-    async with pool.slots:
-        with trio.move_on_after(deadline) as scope:
-            try:
-                result = await pool.context.run_sync(
-                    function, *args, kill_on_cancel=True, limiter=_Unlimited()
-                )
-            except BrokenWorkerError as error:
-                jobs["died"] += 1
-                log.warning("the worker of %s died", what)
-                raise WorkerFailed(f"{what}: the process died") from error
-            except ReelfsError:
-                jobs["failed"] += 1
-                raise
-            jobs["ok"] += 1
-            return result
-        jobs["overran"] += 1
-        if scope.cancelled_caught:
-            log.warning("%s overran its deadline of %g s; its worker was killed", what, deadline)
-        raise WorkerFailed(f"{what}: no result within {deadline:g} s")
+    arguments = (call.module, call.name, call.arguments, call.deadline, source)
+    with clock.scope:
+        try:
+            result = await lane.context.run_sync(
+                workerproc.call, *arguments, kill_on_cancel=True, limiter=_Unlimited()
+            )
+        except BrokenWorkerError as error:
+            jobs["died"] += 1
+            log.warning("the worker of %s died", call)
+            raise WorkerFailed(f"{call}: the process died") from error
+        except ReelfsError:
+            jobs["failed"] += 1
+            raise
+        jobs["ok"] += 1
+        return result
+    jobs["overran"] += 1
+    if clock.scope.cancelled_caught:
+        log.warning("%s overran its deadline of %g s; its worker was killed", call, call.deadline)
+    raise WorkerFailed(f"{call}: no result within {call.deadline:g} s")
 
 
 class _Unlimited:
@@ -136,9 +220,9 @@ async def open_workers() -> AsyncIterator[None]:
             _pool.set(outer)
 
 
-async def _pool_until_end_of_run() -> _Pool:
+async def _pool_until_end_of_run() -> Pool[_Lane]:
     """A pool whose processes end with this `trio.run`."""
-    opened: list[_Pool] = []
+    opened: list[Pool[_Lane]] = []
     ready = trio.Event()
 
     async def hold() -> None:
@@ -158,18 +242,23 @@ async def _pool_until_end_of_run() -> _Pool:
 
 
 @asynccontextmanager
-async def _open_pool() -> AsyncIterator[_Pool]:
+async def _open_pool() -> AsyncIterator[Pool[_Lane]]:
     # Imported when first needed: a process that only lists files never pays for it.
     import trio_parallel
 
-    # A worker that was killed from outside while idle must not turn a shutdown into an error.
-    with _no_main_module(), contextlib.suppress(trio_parallel.BrokenWorkerError):
-        async with trio_parallel.open_worker_context(
-            idle_timeout=IDLE_SECONDS,
-            init=partial(workerproc.start, _settings.memory),
-            grace_period=GRACE_SECONDS,
-        ) as context:
-            yield _Pool(context, trio.CapacityLimiter(_settings.processes))
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_no_main_module())
+        lanes = []
+        for _ in range(_settings.processes):
+            # A worker that was killed from outside while idle must not turn a shutdown into an error.
+            stack.enter_context(contextlib.suppress(trio_parallel.BrokenWorkerError))
+            opened = trio_parallel.open_worker_context(
+                idle_timeout=IDLE_SECONDS,
+                init=partial(workerproc.start, _settings.memory),
+                grace_period=GRACE_SECONDS,
+            )
+            lanes.append(_Lane(await stack.enter_async_context(opened)))
+        yield Pool(lanes)
 
 
 @contextmanager
