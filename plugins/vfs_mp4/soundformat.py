@@ -25,20 +25,21 @@ _OBJECT_TYPES = {0x40: "aac", 0x66: "aac", 0x67: "aac", 0x68: "aac", 0x69: "mp3f
 }  # fmt: skip
 #: Decoder by sample entry 4cc, where it needs no more than its packets.
 _PLAIN = {
-    "ec-3": "eac3", ".mp3": "mp3float", "ulaw": "pcm_mulaw", "alaw": "pcm_alaw", "ima4": "adpcm_ima_qt",
+    "ec-3": "eac3", ".mp3": "mp3float", "ima4": "adpcm_ima_qt",
     "samr": "amrnb", "sawb": "amrwb", "QDM2": "qdm2", "dtsc": "dca", "dtsh": "dca", "dtsl": "dca",
 }  # fmt: skip
 #: Uncompressed sound of QuickTime, which MP4 does not know.
 QUICKTIME_PCM = frozenset(("sowt", "twos", "raw ", "NONE", "in24", "in32", "fl32", "fl64", "lpcm"))
 _PCM = QUICKTIME_PCM | {"ipcm", "fpcm"}
-_STATELESS = frozenset(("alac", "flac", "pcm_mulaw", "pcm_alaw"))
+_LAWS = {"ulaw": "m", "alaw": "a"}
+_STATELESS = frozenset(("alac", "flac"))
 #: Most channels and highest rate that are taken for real.
 MAX_CHANNELS, MAX_RATE = 64, 768_000
 
 
 @dataclass(frozen=True, slots=True)
 class Pcm:
-    """How uncompressed samples are stored. kind: `i` signed, `u` unsigned, `f` float. width: bytes."""
+    """How samples are stored: `i` signed, `u` unsigned, `f` float, `m` mu-law, `a` A-law; width in bytes."""
 
     kind: str
     width: int
@@ -51,7 +52,8 @@ class Format:
 
     decoder: its name in libavcodec, "" for PCM. setup: what it needs beforehand. rate: samples a second;
     channels: at once; frame: samples of a packet, where all have the same number, else 0. known: rate and
-    channels are certain, not the sample entry's guess. pcm: of uncompressed sound.
+    channels are certain, not the sample entry's guess. pcm: of sound that needs no decoder. skip: samples
+    at the front of the stream that are never heard.
     """
 
     decoder: str
@@ -61,14 +63,16 @@ class Format:
     frame: int = 0
     known: bool = True
     pcm: Pcm | None = None
+    skip: int = 0
 
     @property
     def lead(self) -> int:
         """Packets to decode before the first that is to sound as in a decode of the whole.
 
         Measured: 2 for AAC-LC, AC-3 and E-AC-3 (overlap), 5 for MP3 of 64 kbit/s (bit reservoir). Unannounced
-        and announced replication wait for a header that comes about twice a second. Opus settles in half a
-        second to a second (packets of 20 ms at most, mostly). What keeps no state needs none.
+        and announced replication wait for a header that comes about twice a second. Opus asks for 80 ms (RFC
+        7845, 4.6), but is the same to the bit after half a second to a second only. What keeps no state
+        needs none.
         """
         if not self.decoder or self.decoder in _STATELESS:
             return 0
@@ -96,12 +100,14 @@ def read(codec: str, stsd: bytes, description: int = 1) -> Format:
     entry = _entry(codec, stsd, description)
     if codec in _PCM:
         found = _pcm(entry)
+    elif codec in _LAWS:
+        found = Format("", entry.rate, entry.channels, frame=1, pcm=Pcm(_LAWS[codec], 1, True))
     elif codec == "mp4a":
         found = _mp4a(entry)
     elif codec in _READERS:
         found = _READERS[codec](entry)
     elif codec in _PLAIN:
-        found = Format(_PLAIN[codec], entry.rate, entry.channels, known=_PLAIN[codec].startswith("pcm"))
+        found = Format(_PLAIN[codec], entry.rate, entry.channels, known=False)
     else:
         raise Unsupported(f"no decoder for sound of type {codec!r}")
     if not 0 < found.channels <= MAX_CHANNELS or not 0 < found.rate <= MAX_RATE:
@@ -328,14 +334,14 @@ def _alac(entry: _Entry) -> Format:
 def _opus(entry: _Entry) -> Format:
     """`dOps` (Encapsulation of Opus in ISOBMFF, 4.3.2) as the header of RFC 7845, 5.1; always 48 kHz.
 
-    The pre-skip is left out: which samples are heard, the edit list says.
+    The pre-skip is no concern of the decoder: the edit list hides it, else `Format.skip`.
     """
     payload = entry.boxes.get("dOps", b"")
     if len(payload) < 11:
         raise Damaged("Opus without dOps")
-    channels, _, rate, gain, family = struct.unpack_from(">xBHIhB", payload)
+    channels, skip, rate, gain, family = struct.unpack_from(">xBHIhB", payload)
     head = b"OpusHead\1" + struct.pack("<BHIhB", channels, 0, rate, gain, family) + payload[11:]
-    return Format("opus", 48_000, channels, head)
+    return Format("opus", 48_000, channels, head, skip=skip)
 
 
 def _flac(entry: _Entry) -> Format:

@@ -59,26 +59,28 @@ def line(movie: Movie, track: Track, format: Format) -> Line:
     """Raises Unsupported for an edit list that changes the speed."""
     position, count = _positions(track, format)
     shown = timeline.shown(movie, track)
-    offset = splice.heard_shift(track, shown.order, shown.time)
-    order, rate, scale = shown.order, format.rate, track.timescale
+    order, offset = shown.order, splice.heard_shift(track, shown.order, shown.time)
     if np.count_nonzero(np.diff(offset)) >= splice.MAX_EDITS:
         raise Unsupported(f"the edit list cuts the sound into more than {splice.MAX_EDITS} parts")
     follows = (order[1:] == order[:-1] + 1) & (offset[1:] == offset[:-1])
     follows &= position[order[1:]] == position[order[:-1]] + count[order[:-1]]
     first = np.flatnonzero(np.concatenate((np.ones(min(len(order), 1), np.bool_), ~follows)))
     last = np.append(first[1:], len(order)) - 1
-    zero = movie.zero
-    begin = np.array([nearest(Fraction(int(t), scale) - zero, rate) for t in shown.time[first]], np.int64)
-    end = np.array([nearest(Fraction(int(t), scale) - zero, rate) for t in shown.end[last]], np.int64)
+    low, high = order[first], order[last]
     # Where a stretch begins inside its first packet: both times are exact, only their difference is rounded.
-    into = shown.time[first] - offset[first] - track.samples.pts[order[first]]
-    inside = np.array([nearest(Fraction(int(t), scale), rate) for t in into], np.int64)
-    low, high = order[first], order[last] + 1
-    held = position[order[last]] + count[order[last]] - position[low] - inside
-    return Line(
-        movie, track, format, position, count, begin, np.minimum(end, begin + held),
-        position[low] + inside - begin, low, high,
-    )  # fmt: skip
+    into = shown.time[first] - offset[first] - track.samples.pts[low]
+    start = position[low] + _samples(into, track, format, Fraction(0))
+    begin, end = (_samples(t, track, format, movie.zero) for t in (shown.time[first], shown.end[last]))
+    shift, end = start - begin, np.minimum(end, begin + position[high] + count[high] - start)
+    if len(low) and low[0] == 0 and track.samples.first == 0:
+        begin[0] = min(max(begin[0], format.skip - shift[0]), end[0])
+    return Line(movie, track, format, position, count, begin, end, shift, low, high + 1)
+
+
+def _samples(ticks: Ticks, track: Track, format: Format, zero: Fraction) -> Ticks:
+    """Ticks of a track, minus `zero` seconds, as samples."""
+    seconds = (Fraction(tick, track.timescale) - zero for tick in ticks.tolist())
+    return np.array([nearest(time, format.rate) for time in seconds], np.int64)
 
 
 def _positions(track: Track, format: Format) -> tuple[Ticks, Ticks]:

@@ -152,9 +152,26 @@ def to_16_bits(values: NDArray[Any]) -> Sound:
     return values.astype(np.int16, copy=False)
 
 
+def _law(a: bool) -> Sound:
+    """What each byte of ITU-T G.711 stands for: A-law, or mu-law."""
+    code = np.arange(256)
+    code = code ^ 0x55 if a else ~code & 0xFF
+    segment, step = code >> 4 & 7, code & 15
+    if a:
+        size = np.where(segment == 0, (step << 4) + 8, (step << 4) + 0x108 << np.maximum(segment - 1, 0))
+        return np.where(code & 0x80, size, -size).astype(np.int16)
+    size = ((step << 3) + 0x84 << segment) - 0x84
+    return np.where(code & 0x80, -size, size).astype(np.int16)
+
+
+_LAWS = {"a": _law(True), "m": _law(False)}
+
+
 def uncompressed(kind: Pcm, channels: int, data: bytes) -> Sound:
     """Stored samples as 16 bits, samples x channels; a sample that is cut short is left out."""
     data = data[: len(data) // (kind.width * channels) * (kind.width * channels)]
+    if kind.kind in "ma":
+        return _LAWS[kind.kind][np.frombuffer(data, np.uint8)].reshape(-1, channels)
     if kind.width == 3:
         wide = np.frombuffer(data, np.uint8).reshape(-1, 3)
         high = wide[:, :2] if kind.big else wide[:, :0:-1]

@@ -24,10 +24,6 @@ from vfs_mp4.timeline import Shown
 
 #: More edits than this in one clip come from a slow-motion list, which is not spliced.
 MAX_EDITS = 500
-#: Sound decoded before it is heard: as many packets as `soundformat` says, but of Opus, which asks for 80 ms
-#: at least (RFC 7845, 4.6): measured on a tone, the first 10 ms are then 8 % off its level, 0.6 % off with
-#: twice that, which costs eight packets.
-OPUS_PREROLL = Fraction(160, 1000)
 #: Codec 4cc that are also file brands.
 BRANDS = frozenset(("avc1", "hvc1", "hev1", "av01"))
 
@@ -161,11 +157,8 @@ def heard_shift(track: Track, order: Ticks, time: Ticks) -> Ticks:
 
 
 def _preroll(track: Track, row: int) -> int:
-    """The row to begin decoding at so that `row` sounds right."""
-    if track.codec != "Opus":
-        return max(row - soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b"")), 0)
-    before = track.samples.dts[row] - int(OPUS_PREROLL * track.timescale)
-    return max(int(np.searchsorted(track.samples.dts[: row + 1], before, "right")) - 1, 0)
+    """The row to begin decoding at so that `row` sounds as in a decode of the whole."""
+    return max(row - soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b"")), 0)
 
 
 def _runs(values: Ticks) -> list[tuple[int, int]]:

@@ -148,7 +148,7 @@ def stss(sync: NDArray[np.bool_]) -> bytes:
 
 
 def stsz(sizes: Ticks) -> bytes:
-    """Sample sizes: each, or one for all (as uncompressed sound has, of which a player makes larger pieces)."""
+    """Sample sizes: each, or one for all: uncompressed sound is then read in larger pieces."""
     if len(sizes) > 1 and sizes[0] > 0 and (sizes == sizes[0]).all():
         return full(b"stsz", 0, 0, struct.pack(">II", int(sizes[0]), len(sizes)))
     return full(b"stsz", 0, 0, struct.pack(">II", 0, len(sizes)), sizes.astype(">u4").tobytes())
