@@ -37,7 +37,7 @@ class Defaults:
 
 @dataclass(frozen=True, eq=False)
 class Moov:
-    """A parsed moov. duration: mvhd's, in movie ticks. fragmented: it has an mvex."""
+    """A parsed moov. duration: mvhd's, in movie ticks. fragmented: it has an mvex. chapters: its `chpl`."""
 
     timescale: int
     duration: int
@@ -45,6 +45,7 @@ class Moov:
     defaults: Mapping[int, Defaults]
     fragmented: bool
     damage: tuple[str, ...]
+    chapters: bytes = b""
 
 
 @dataclass(slots=True)
@@ -80,7 +81,15 @@ def parse_moov(data: bytes, object_size: int) -> Moov:
             track = _track(data, box, room, mvex is not None)
             if track is not None:
                 tracks.append(track)
-    return Moov(timescale, duration, tuple(tracks), defaults, mvex is not None, tuple(notes.damage))
+    chapters, fragmented = _chapters(data, inner), mvex is not None
+    return Moov(timescale, duration, tuple(tracks), defaults, fragmented, tuple(notes.damage), chapters)
+
+
+def _chapters(data: bytes, inner: list[Box]) -> bytes:
+    """udta/chpl: chapters as Nero writes them. What else is in udta is nobody's damage."""
+    udta = boxes.first(inner, b"udta")
+    chpl = None if udta is None else boxes.first(boxes.inside(data, udta, Notes(), 2), b"chpl")
+    return b"" if chpl is None else boxes.whole(data, chpl)
 
 
 def _defaults(data: bytes, mvex: Box, notes: Notes) -> dict[int, Defaults]:
@@ -108,7 +117,7 @@ def _track(data: bytes, trak: Box, room: _Room, fragmented: bool) -> Track | Non
     tables = {} if stbl is None else _by_kind(boxes.inside(data, stbl, notes, 5))
     copied = {"tkhd": tkhd, "mdhd": mdhd, "hdlr": hdlr, "stsd": tables.get(b"stsd")}
     copied["media_header"] = next((box for box in info if box.kind in _MEDIA_HEADERS), None)
-    copied["sgpd"] = tables.get(b"sgpd")
+    copied["sgpd"], copied["tref"] = tables.get(b"sgpd"), boxes.first(inner, b"tref")
     entries = _entries(data, tables.get(b"stsd"), notes)
     samples = _usable_samples(data, tables, room, number)
     usable = timescale > 0 and bool(entries) and (fragmented or len(samples) > 0)

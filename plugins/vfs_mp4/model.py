@@ -66,8 +66,8 @@ class Track:
     handler: `vide`, `soun`, `text`, ... codec: 4cc of the first sample entry (`avc1`, `hvc1`, `mp4a`; the
     original format for an encrypted entry). boxes: whole boxes, header included, by 4cc: `tkhd`, `mdhd`,
     `hdlr`, the media header (`vmhd`, `smhd`, `nmhd`, ...) under the key `media_header`, `stsd`, and `sgpd`
-    where present. encrypted: an `encv`/`enca` sample entry. usable: False when nothing can be derived
-    (timescale 0, no samples), with the reason in `Movie.damage`.
+    and `tref` where present. encrypted: an `encv`/`enca` sample entry. usable: False when nothing can be
+    derived (timescale 0, no samples), with the reason in `Movie.damage`.
     """
 
     track_id: int
@@ -106,6 +106,7 @@ class Movie:
     0 of path times. duration: seconds on the player line. damage: what was wrong, in words.
     index_source: which of `moov`, `sidecar`, `sidx`, `mfra`, `walk` the tables came from. exact_duration:
     False while the last fragment has not been looked at and `duration` is what the index makes of it.
+    chapters: the whole `chpl` box, b"" where there is none.
     """
 
     object: StoredObject
@@ -119,6 +120,7 @@ class Movie:
     damage: tuple[str, ...] = ()
     index_source: str = "moov"
     exact_duration: bool = True
+    chapters: bytes = b""
 
     @property
     def nbytes(self) -> int:

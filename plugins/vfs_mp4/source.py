@@ -155,6 +155,7 @@ def _progressive(place: Place, opened: Opened) -> Movie:
         zero=zero,
         duration=max(timeline.end(pairs) - zero, Fraction(0)),
         damage=damage,
+        chapters=moov.chapters,
     )
 
 

@@ -329,6 +329,7 @@ def movie(
         damage=tuple(words),
         index_source="walk" if table.anchors is None else table.anchors.source,
         exact_duration=exact,
+        chapters=moov.chapters,
     )
 
 

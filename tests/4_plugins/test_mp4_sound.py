@@ -29,7 +29,7 @@ from vfs import Damaged, MediaError, NoMedia, OutOfRange, Spliced, Unsupported  
 
 SECONDS = Fraction(23, 2)
 #: Noise substitution of FFmpeg's AAC encoder is off: what a decoder makes up differs with where it began.
-AAC = {"codec": "aac", "options": {"aac_pns": "0"}}
+AAC: dict[str, Any] = {"codec": "aac", "options": {"aac_pns": "0"}}
 FRAGMENTED = {"muxing": {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}}
 #: Generated files, each longer than a window.
 FILES: dict[str, dict[str, Any]] = {
