@@ -4,8 +4,8 @@
     python scripts/sample_library.py .demo/user_data
 
 Games in H.264 and HEVC, progressive (tables in front, tables at the end) and fragmented (one with sidecars),
-clips and exports cut from them, highlight pictures, and the database that describes them. Every picture
-carries its number in the game, so that a wrong frame can be seen. The same bytes every time.
+clips and exports cut from them, highlight pictures, an H4MK container, and the database that describes all.
+Every picture carries its number in the game, so that a wrong frame can be seen. The same bytes every time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ from typing import Any
 import av
 from PIL import Image, ImageDraw
 from sample_media import encode, sidecars
+from vfs_h4mk.pack import EXPORT_SAFE, LEAST_BLOCK, Writer, blocks_of, export_meta, export_seeks
 
 #: Width and height of games, and of exports.
 SIZE = (480, 270)
 TALL = (270, 480)
+
+
+#: A container, as another program of the same users uploads it.
+CONTAINER = "uploads/harbor.h4mk"
 
 
 def hex_name(what: str, digits: int) -> str:
@@ -235,8 +240,20 @@ def make_media(root: Path) -> None:
     by_number = {game.number: game for game in GAMES}
     for clip in CLIPS:
         cut(root / by_number[clip.game].path, root / clip.path, clip.start, clip.end)
+    make_container(root / GAMES[0].path, root / CONTAINER)
     for (number, frame), name in zip(HIGHLIGHTS, highlight_names(), strict=True):
         make_highlight(root / CLIPS[number - 1].path, root / name, frame)
+
+
+def make_container(video: Path, target: Path) -> None:
+    """A game once more, in an H4MK container; every 24th of its blocks can be sought."""
+    target.parent.mkdir(parents=True)
+    with video.open("rb") as source, target.open("wb") as out:
+        writer = Writer(out)
+        for block in blocks_of(source, LEAST_BLOCK):
+            writer.block(block)
+        seeks = export_seeks(writer.sizes, 30.0, 24)
+        writer.finish(seeks, export_meta(LEAST_BLOCK, 30.0, 24), EXPORT_SAFE)
 
 
 def highlight_names() -> list[str]:

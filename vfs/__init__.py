@@ -30,7 +30,7 @@ from vfs.errors import (
 )
 from vfs.hookspecs import Command, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
-from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
+from vfs.nodes import Bytes, Directory, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, StoredObject
 from vfs.views import Place, View
 
@@ -86,6 +86,7 @@ __all__ = [
     "NotFound",
     "OutOfRange",
     "Place",
+    "Pool",
     "ReadOnly",
     "ReelfsError",
     "Runtime",

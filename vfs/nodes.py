@@ -37,6 +37,14 @@ class Spliced:
         return self.layout.fingerprint()
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A share of the memory budget: what is kept under one pool takes at most `limit` bytes of it."""
+
+    name: str
+    limit: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bytes:
     """A file made whole by `produce`, kept by the core under `version` (and shared by its readers).
@@ -44,7 +52,8 @@ class Bytes:
     version: a string that names everything the bytes are a function of: the versions of the sources,
     the canonical selection, the version of the code; None = never kept, made anew at each open
     (status files). size: bytes when known without producing, else it is settled when the path is
-    looked at by name, never during a listing. reads: what producing will fetch, for `explain`.
+    looked at by name, never during a listing. reads: what producing will fetch, for `explain`. pool: what
+    limits the memory that nodes like it take.
     """
 
     produce: Callable[[], Awaitable[bytes]]
@@ -52,6 +61,7 @@ class Bytes:
     size: int | None = None
     mtime_ns: int = 0
     reads: Layout | None = None
+    pool: Pool | None = None
     attributes: Attributes = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from vfs import names
 from vfs.cache.kept import Kept
 from vfs.cache.metadata import FolderMark, Metadata
 from vfs.errors import IsADirectory
-from vfs.nodes import Spliced
+from vfs.nodes import Pool, Spliced
 from vfs.panel import Reports
 from vfs.spans import DerivedObject, Extent, Layout, StoredObject
 from vfs.views import Data
@@ -169,11 +169,16 @@ class StoredPlace:
                 return
 
     async def derive(
-        self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
+        self,
+        key: str,
+        make: Callable[[], Awaitable[T]],
+        *,
+        cost: Callable[[T], int] | None = None,
+        pool: Pool | None = None,
     ) -> T:
         """`await make()`, remembered for this version of the file and `key`."""
         identity: tuple[Any, ...] = (key, self.path, self.version, self.size)
-        return await self.services.derived.get(identity, make, cost=cost)
+        return await self.services.derived.get(identity, make, cost=cost, pool=pool)
 
     async def kept(self, name: str) -> bytes | None:
         """What `keep` put on disk for this version and `name`, or None."""

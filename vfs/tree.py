@@ -160,7 +160,9 @@ class Tree:
         if node.version is None:
             return await node.produce()
         try:
-            content = await self._services.derived.get(("bytes", node.version), node.produce, cost=len)
+            content = await self._services.derived.get(
+                ("bytes", node.version), node.produce, cost=len, pool=node.pool
+            )
         except (MediaError, TooBig, WorkerFailed) as error:
             about = found.sources[0].key if found.sources else found.path
             self._reports.report(about, f"{found.name}: {error}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
-from vfs.nodes import Node
+from vfs.nodes import Node, Pool
 from vfs.spans import Extent, Layout, StoredObject
 
 T = TypeVar("T")
@@ -80,12 +80,18 @@ class Place(Protocol):
         """
 
     async def derive(
-        self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
+        self,
+        key: str,
+        make: Callable[[], Awaitable[T]],
+        *,
+        cost: Callable[[T], int] | None = None,
+        pool: Pool | None = None,
     ) -> T:
         """`await make()`, remembered for this version of the file and `key`; concurrent callers share one.
 
         key: a name and the version of the code, e.g. "mp4.index.1". cost: bytes the value holds in
-        memory (default: its `nbytes`, else its `len`). Failures are not remembered.
+        memory (default: its `nbytes`, else its `len`). pool: a share of the budget that limits values like
+        this one. Failures are not remembered.
         """
 
     async def kept(self, name: str) -> bytes | None:

@@ -180,9 +180,11 @@ class Container:
 
     async def decoded(self, index: int) -> bytes:
         """A decoded block. Raises OutOfRange, Damaged, Denied (no key, sealed), TooBig."""
-        return await self.place.derive(self.name_of(f"block.{index}"), partial(self._decoded, index))
+        name = self.name_of(f"block.{index}")
+        return await self.place.derive(name, partial(self.decode, index), pool=self.options.pool)
 
-    async def _decoded(self, index: int) -> bytes:
+    async def decode(self, index: int) -> bytes:
+        """As `decoded`, for what keeps it itself."""
         chunk = await self.block(index)
         if chunk.size > 2 * self.options.max_block_size + 4096:
             raise TooBig(f"block {index} is stored in {chunk.size} bytes, {self._limit_text()}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vfs import ConfigError, Settings
+from vfs import ConfigError, Pool, Settings
 from vfs_h4mk.keys import KeyFile, read_keys
 
 MIB = 1 << 20
@@ -32,6 +32,11 @@ class Options:
     verify_integrity: bool = True
     max_block_size: int = 10 * MIB
     keys: KeyFile = field(default_factory=KeyFile, repr=False)
+
+    @property
+    def pool(self) -> Pool:
+        """The share of the memory budget that decoded blocks take."""
+        return Pool("h4mk", self.block_cache_mb * MIB)
 
     @classmethod
     def load(cls, settings: Settings, environ: Mapping[str, str] | None = None) -> Options:

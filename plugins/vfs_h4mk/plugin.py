@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -250,7 +251,10 @@ class _Names:
             size = chunk.size - BLOCK_HEAD
         elif index >= len(chain.cores):
             await container.block(index)
-        return self._bytes(f"blocks/{index}", partial(container.decoded, index), size)
+        return replace(
+            self._bytes(f"blocks/{index}", partial(container.decode, index), size),
+            pool=container.options.pool,
+        )
 
     async def _raw(self, index: int) -> Node:
         chunk = await self._container.block(index)

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from vfs.cache.budget import Budget
 from vfs.cache.derived import Derived, default_cost
 from vfs.errors import Damaged, Unavailable
+from vfs.nodes import Pool
 
 
 class Maker:
@@ -216,5 +217,43 @@ def test_damaged_media_is_asked_again_each_time() -> None:
             with pytest.raises(Damaged):
                 await derived.get("k", maker)
         assert maker.calls == 2
+
+    trio.run(main)
+
+
+def test_a_pool_takes_its_share_and_no_more() -> None:
+    """The least recently used of the pool go; what is in no pool stays; too large a value is not kept."""
+
+    async def main() -> None:
+        budget = Budget(100_000)
+        derived, pool = Derived(budget), Pool("blocks", 4000)
+
+        async def make(name: str, size: int, where: Pool | None = pool) -> None:
+            async def work() -> bytes:
+                made.append(name)
+                return bytes(size)
+
+            assert len(await derived.get(name, work, pool=where)) == size
+
+        made: list[str] = []
+        await make("table", 5000, None)
+        for name in ("a", "b", "c"):
+            await make(name, 1000)
+        await make("a", 1000)  # now used more recently than b
+        await make("d", 1000)
+        made.clear()
+        for name in ("a", "c", "d", "table"):
+            await make(name, 5000 if name == "table" else 1000, None if name == "table" else pool)
+        assert made == []
+        await make("b", 1000)
+        await make("large", 4000)
+        await make("large", 4000)
+        assert made == ["b", "large", "large"]
+        # What the budget throws out for others is out of the pool, too.
+        budget.pin(100_000)
+        budget.unpin(100_000)
+        made.clear()
+        await make("d", 1000)
+        assert made == ["d"]
 
     trio.run(main)

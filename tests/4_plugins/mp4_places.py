@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from vfs import Extent, Inline, Layout, StoredObject
+from vfs import Extent, Inline, Layout, Pool, StoredObject
 
 T = TypeVar("T")
 
@@ -119,7 +119,12 @@ class MemoryPlace:
         return {}
 
     async def derive(
-        self, key: str, make: Callable[[], Awaitable[T]], *, cost: Callable[[T], int] | None = None
+        self,
+        key: str,
+        make: Callable[[], Awaitable[T]],
+        *,
+        cost: Callable[[T], int] | None = None,
+        pool: Pool | None = None,
     ) -> T:
         async with self.locks.setdefault(key, trio.Lock()):
             if key not in self.memo:

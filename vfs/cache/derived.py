@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from vfs.cache.budget import Budget
 from vfs.cache.shared import Shared
+from vfs.nodes import Pool
 
 T = TypeVar("T")
 
@@ -27,6 +29,27 @@ def default_cost(value: object) -> int:
         return _OVERHEAD
 
 
+class _Members:
+    """What is kept of one pool, least recently used first, and its cost in all."""
+
+    def __init__(self) -> None:
+        self.costs: OrderedDict[Hashable, int] = OrderedDict()
+        self.total = 0
+
+    def add(self, name: Hashable, cost: int) -> None:
+        self.costs[name] = cost
+        self.total += cost
+
+    def remove(self, name: Hashable) -> None:
+        self.total -= self.costs.pop(name)
+
+    def oldest(self) -> Hashable:
+        """Take out the least recently used."""
+        name = next(iter(self.costs))
+        self.remove(name)
+        return name
+
+
 class Derived:
     """A memo with single flight, within the shared memory budget.
 
@@ -37,6 +60,7 @@ class Derived:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._flights: dict[Hashable, Shared[Any]] = {}
+        self._pools: dict[Pool, _Members] = {}
         self.made = 0
         self.joined = 0
 
@@ -45,8 +69,11 @@ class Derived:
         key: Hashable,
         make: Callable[[], Awaitable[T]],
         cost: Callable[[T], int] | None = None,
+        pool: Pool | None = None,
     ) -> T:
         """The value under `key`, else `await make()`, which concurrent callers share.
+
+        pool: the values of one pool take at most its share of the budget, and go before tables do.
 
         A caller that is cancelled leaves the others theirs; when none is left, `make` is cancelled. A
         value that does not fit the budget is returned and not kept. Raises what `make` raises;
@@ -55,12 +82,14 @@ class Derived:
         name = (Derived, key)
         found = self._budget.get(name, _NONE)
         if found is not _NONE:
+            if pool is not None:
+                self._pools[pool].costs.move_to_end(name)
             return found  # type: ignore[no-any-return]
         if key in _making.get():
             raise RuntimeError(f"making {key!r} needs {key!r}")
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._begin(key, name, make, cost)
+            flight = self._begin(key, name, make, cost, pool)
         else:
             self.joined += 1
         flight.hold()
@@ -79,19 +108,33 @@ class Derived:
         name: Hashable,
         make: Callable[[], Awaitable[T]],
         cost: Callable[[T], int] | None,
+        pool: Pool | None,
     ) -> Shared[T]:
         async def work() -> T:
             _making.set(_making.get() | {key})
             self.made += 1
             value = await make()
             size = (cost or default_cost)(value)
-            self._budget.put(name, value, max(0, size) + _OVERHEAD, precious=True)
+            if pool is None:
+                self._budget.put(name, value, max(0, size) + _OVERHEAD, precious=True)
+            else:
+                self._put(pool, name, value, max(0, size) + _OVERHEAD)
             return value
 
         flight: Shared[T] = Shared(work, lambda: self._ended(key))
         self._flights[key] = flight
         flight.begin()
         return flight
+
+    def _put(self, pool: Pool, name: Hashable, value: object, cost: int) -> None:
+        """Keep a value of a pool; of the pool the least recently used make room for it."""
+        members = self._pools.setdefault(pool, _Members())
+        if cost > pool.limit:
+            return
+        while members.total + cost > pool.limit:
+            self._budget.drop(members.oldest())
+        if self._budget.put(name, value, cost, evicted=lambda _: members.remove(name)):
+            members.add(name, cost)
 
     def _ended(self, key: Hashable) -> None:
         del self._flights[key]
