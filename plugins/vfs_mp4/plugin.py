@@ -23,6 +23,7 @@ from vfs_mp4.audio import Sounds
 from vfs_mp4.plan import Window
 from vfs_mp4.segments import Verbatim
 from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
+from vfs_mp4.subtitles import Texts
 
 INFO = "info.json"
 
@@ -30,7 +31,7 @@ INFO = "info.json"
 @hookimpl
 def vfs_views() -> list[View]:
     """One view for each kind of thing."""
-    return [Videos(), Sounds()]
+    return [Videos(), Sounds(), Texts()]
 
 
 @hookimpl
