@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import mp4_exact as exact  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
-from vfs_mp4 import render  # noqa: E402
+from vfs_mp4 import render, visual  # noqa: E402
 from vfs_mp4.plugin import Videos  # noqa: E402
 
 from vfs import Bytes, Damaged, TooBig, Unsupported  # noqa: E402
@@ -28,7 +28,7 @@ from vfs.workers import open_workers  # noqa: E402
 Pixels = NDArray[np.uint8]
 
 #: No sample entry says anything of colour: as the tests make them.
-PLAIN = render.Entry("h264", 0, 0, b"")
+PLAIN = visual.Entry("h264", 0, 0, b"")
 
 
 def pictures(place: MemoryPlace, *names: str) -> list[bytes]:
@@ -133,7 +133,7 @@ def test_matrix_and_range_give_the_colours_of_the_standard(matrix: int, full: bo
 
 def test_colr_and_size_decide_where_the_stream_is_silent() -> None:
     small, large = flat(64, 64, (100, 100, 200)), flat(1280, 720, (100, 100, 200))
-    as_709 = render.Entry("h264", 0, 0, b"", matrix=1)
+    as_709 = visual.Entry("h264", 0, 0, b"", matrix=1)
     assert np.array_equal(render.to_rgb(small, as_709)[0, 0], render.to_rgb(large, PLAIN)[0, 0])
     assert not np.array_equal(render.to_rgb(small, PLAIN)[0, 0], render.to_rgb(large, PLAIN)[0, 0])
 
@@ -141,8 +141,8 @@ def test_colr_and_size_decide_where_the_stream_is_silent() -> None:
 # ---------------------------------------------------------------- hostile and unknown
 
 
-def job(stsd: bytes, codec: str = "avc1", description: int = 1) -> render.Job:
-    return render.Job(codec, stsd, b"", description, (4,), (0,), 0, 1000)
+def job(stsd: bytes, codec: str = "avc1", description: int = 1) -> visual.Job:
+    return visual.Job(codec, stsd, b"", description, (4,), (0,), 0, 1000)
 
 
 def stsd(width: int, height: int) -> bytes:
@@ -153,26 +153,26 @@ def stsd(width: int, height: int) -> bytes:
 
 def test_a_picture_that_claims_to_be_enormous_is_refused_before_decoding() -> None:
     with pytest.raises(TooBig, match="65535 x 65535"):
-        render.picture(job(stsd(65535, 65535)), b"\0\0\0\0", "jpg")
+        render.picture(b"\0\0\0\0", job(stsd(65535, 65535)), "jpg")
 
 
 def test_an_unknown_codec_is_unsupported() -> None:
     with pytest.raises(Unsupported, match="'wxyz'"):
-        render.picture(job(stsd(64, 64), "wxyz"), b"\0\0\0\0", "jpg")
+        render.picture(b"\0\0\0\0", job(stsd(64, 64), "wxyz"), "jpg")
 
 
 @pytest.mark.parametrize("broken", [b"", stsd(64, 64)[:60], stsd(64, 64)])
 def test_a_broken_description_or_sample_is_damage(broken: bytes) -> None:
     with pytest.raises(Damaged):
-        render.picture(job(broken), b"\0\0\0\0", "jpg")
+        render.picture(b"\0\0\0\0", job(broken), "jpg")
 
 
 def test_every_prefix_of_an_esds_ends() -> None:
     payload = bytes(4) + b"\x03\x19\0\1\0\x04\x11\x20\x15" + bytes(11) + b"\x05\x80\x80\x03abc\x06\1\2"
-    results = [render._esds(payload[:n]) for n in range(len(payload) + 1)]
+    results = [visual._esds(payload[:n]) for n in range(len(payload) + 1)]
     assert results[-1] == (0x20, b"abc")
     for n in range(len(payload)):
-        render._esds(b"\xff" * n)
+        visual._esds(b"\xff" * n)
 
 
 def test_damaged_media_is_one_error_and_the_next_frame_is_fine() -> None:

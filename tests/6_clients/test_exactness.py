@@ -24,7 +24,7 @@ from client_players import ffmpeg_frames, pyav_frames, truth
 from mp4_exact import FFMPEG, Truth, listed
 from numpy.typing import NDArray
 from PIL import Image
-from vfs_mp4 import render
+from vfs_mp4 import render, visual
 
 INSTANTS, RANGES = 20, 6
 #: Clips that ffmpeg decodes as well; PyAV decodes all of them.
@@ -99,7 +99,7 @@ def source_pictures(path: Path, wanted: set[int]) -> dict[int, av.VideoFrame]:
 
 
 def as_rgb(frame: av.VideoFrame) -> Picture:
-    return render.to_rgb(frame, render.Entry("", frame.width, frame.height, b""))
+    return render.to_rgb(frame, visual.Entry("", frame.width, frame.height, b""))
 
 
 @pytest.mark.parametrize("name", VIDEOS)
