@@ -24,6 +24,7 @@ from vfs_mp4.plan import Window
 from vfs_mp4.segments import Verbatim
 from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
 from vfs_mp4.subtitles import Texts
+from vfs_mp4.waveform import Waveforms
 
 INFO = "info.json"
 
@@ -31,7 +32,7 @@ INFO = "info.json"
 @hookimpl
 def vfs_views() -> list[View]:
     """One view for each kind of thing."""
-    return [Videos(), Sounds(), Texts()]
+    return [Videos(), Sounds(), Texts(), Waveforms()]
 
 
 @hookimpl
