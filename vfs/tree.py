@@ -408,7 +408,7 @@ class Tree:
         """`FILE@/` or `NAME@REST` of a file that a view made, as of a stored one."""
         listed = await directory.entries()
         for file in _candidates(listed, stem, rest):
-            node = listed[file] or await directory.lookup(file)
+            node = await directory.lookup(file) or listed[file]
             if not isinstance(node, Spliced):
                 continue
             source = StoredPlace.made(self._services, _join(parent.path, file), node)

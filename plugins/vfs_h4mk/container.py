@@ -34,7 +34,7 @@ AHEAD = 8 * MIB
 #: Bytes read at a time where every block is looked at.
 SCAN_WINDOW = 4 * MIB
 #: Stored bytes read to learn the decoded sizes of all blocks, where META.block_size does not say them.
-MAX_SCAN = 1 << 30
+MAX_SCAN = 256 * MIB
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,16 @@ class Container:
         stored = sum(chunk.size for chunk in map(chain.block, range(count)))
         if stored > MAX_SCAN:
             raise TooBig(f"{self.place.path}: {stored} bytes must be read to know the sizes of its blocks")
+        name = self.name_of("sizes")
+        if (kept := await self.place.kept(name)) is not None and len(kept) == 8 * count:
+            return np.frombuffer(kept, np.int64)
         found = np.full(count, -1, np.int64)
         async for index, framed in self.blocks_in_windows():
             found[index] = await _in_thread_if_large(
                 partial(self._size_or_none, framed, index, texts), len(framed)
             )
+        if stored > SMALL:
+            await self.place.keep(name, found.tobytes())
         return found
 
     async def _size(self, index: int) -> int | None:

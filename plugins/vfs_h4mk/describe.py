@@ -18,6 +18,10 @@ from vfs_h4mk.tables import Entry, Seeks, TrackTable
 _TIME, _KIND_AT, _KINDS = (1 << 28) - 1, 28, ("I", "P", "B", "")
 
 
+#: META of a container of several tracks has these.
+_TRACK_KEYS = frozenset(("tracks", "trak_b64", "seekm_b64"))
+
+
 def as_json(value: Any) -> bytes:
     """Indented, as it is served."""
     return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
@@ -93,11 +97,18 @@ async def tracks(container: Container) -> dict[str, TrackTable]:
     )
 
 
+async def has_tracks(container: Container) -> bool:
+    """Whether there are any, without walking the whole chain."""
+    if container.is_kernel:
+        return True
+    return bool(_TRACK_KEYS & set((await container.texts()).meta))
+
+
 async def _tracks(container: Container) -> dict[str, TrackTable]:
     chain = await container.walked()
     if not container.is_kernel:
         meta = (await container.texts()).meta
-        if not {"tracks", "trak_b64", "seekm_b64"} & set(meta):
+        if not _TRACK_KEYS & set(meta):
             return {}
         return tables.tracks_of_meta(meta, len(chain.cores))[0]
     return await _kernel_tracks(container)

@@ -8,12 +8,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from vfs import Damaged, in_thread
+from vfs import Damaged, OutOfRange, in_thread
 from vfs_h4mk import tables
 from vfs_h4mk.container import Container
 
 #: Bytes that tell what a payload is.
 _SNIFFED = 4096
+#: Blocks that are looked at for them: the first may be empty or damaged.
+_TRIED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +82,32 @@ async def _open(container: Container) -> Payload:
             f"{container.place.path}: block {int(unknown[0])} cannot be decoded, so no size is known"
         )
     starts = np.concatenate(([0], np.cumsum(sizes)))
-    first = int(np.argmax(sizes > 0)) if len(sizes) else 0
-    head = await container.decoded(first) if len(sizes) and sizes[first] else b""
     step = tables.block_size((await container.texts()).meta)
     even = step is not None and len(sizes) > 1 and bool((sizes[:-1] == step).all())
-    return Payload(container, starts, kind_of(head[:_SNIFFED]), step if even and step else 0)
+    return Payload(container, starts, await kind_of(container), step if even and step else 0)
 
 
-def kind_of(head: bytes) -> str:
+async def kind_of(container: Container) -> str:
+    """The extension of the payload, told from the first of its blocks that is not empty; kept.
+
+    Raises what decoding it raises, but for damage: `bin`.
+    """
+    return await container.place.derive(container.name_of("kind"), partial(_kind, container))
+
+
+async def _kind(container: Container) -> str:
+    for index in range(_TRIED):
+        try:
+            if head := (await container.decoded(index))[:_SNIFFED]:
+                return sniffed(head)
+        except OutOfRange:
+            break
+        except Damaged:
+            continue
+    return "bin"
+
+
+def sniffed(head: bytes) -> str:
     """The extension that fits the first bytes of a file; `bin` where none is known."""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"styp", b"moof"):
         return "mp4"

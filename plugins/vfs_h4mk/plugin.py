@@ -32,10 +32,10 @@ from vfs import (
     parse_derived,
 )
 from vfs_h4mk import describe, verify
-from vfs_h4mk.chunks import BLOCK_HEAD, META, SAFE, Chunk
+from vfs_h4mk.chunks import BLOCK_HEAD, META, SAFE, SEEK, Chunk
 from vfs_h4mk.container import MAX_CHUNK, Container, open_container
 from vfs_h4mk.options import Options
-from vfs_h4mk.payload import Payload, open_payload
+from vfs_h4mk.payload import Payload, kind_of, open_payload
 from vfs_h4mk.tables import Seeks, TrackTable
 
 #: Part of every version: changed when the same container would come out as other bytes.
@@ -98,13 +98,16 @@ class Containers:
         except Unsupported:
             return dict.fromkeys((STORED, "verify.json"))
         names = ["blocks", "batch", "chunks", STORED, *(f"{name}.json" for name in _DOCUMENTS)]
-        names += ["seek", "gop"] if await container.seeks() else []
-        names += ["tracks"] if await describe.tracks(container) else []
+        names += ["seek", "gop"] if not container.is_kernel and await container.first(SEEK) else []
+        names += ["tracks"] if await describe.has_tracks(container) else []
         names += [f"{tag.decode().lower()}.json" for tag in (META, SAFE) if await container.first(tag)]
-        if (payload := await _payload_or_none(container)) is not None:
-            names.append(payload.name)
-            names += ["hls", "dash"] if payload.extension == "mp4" else []
-        return dict.fromkeys(names)
+        kind = await _kind_or_none(container)
+        names += ["hls", "dash"] if kind == "mp4" else []
+        listed: dict[str, Node | None] = dict.fromkeys(names)
+        if kind is not None:
+            # Its size may take reading every block: it is settled when the name is looked up, not here.
+            listed[f"payload.{kind}"] = Bytes(produce=partial(_whole, container), version=None)
+        return listed
 
     async def resolve(self, place: Place, name: str) -> Node | None:
         """Any of them. Raises NoMedia, Unsupported, Damaged, StoreError."""
@@ -134,10 +137,15 @@ def _refused(place: Place, error: Unsupported) -> Bytes:
     )
 
 
-async def _payload_or_none(container: Container) -> Payload | None:
-    """What the blocks join to, where that can be told."""
+async def _whole(container: Container) -> bytes:
+    payload = await open_payload(container)
+    return await payload.read(0, payload.size)
+
+
+async def _kind_or_none(container: Container) -> str | None:
+    """What the blocks join to, by the first of them; None where they cannot be decoded."""
     try:
-        return await open_payload(container)
+        return await kind_of(container)
     except (Damaged, Denied, Unsupported, TooBig):
         return None
 
@@ -175,11 +183,11 @@ class _Names:
             return folders[name]()
         if name == "seek":
             return self._seek_folder("seek", self._container.seeks)
-        if name in ("hls", "dash") or stem == "payload":
-            payload = await open_payload(self._container)
-            if name in ("hls", "dash"):
-                return Symlink(target=f"{payload.name}@/{name}") if payload.extension == "mp4" else None
-            return self._payload(payload) if name == payload.name else None
+        if name in ("hls", "dash"):
+            is_video = await kind_of(self._container) == "mp4"
+            return Symlink(target=f"payload.mp4@/{name}", mtime_ns=self._place.mtime_ns) if is_video else None
+        if stem == "payload" and kind == await kind_of(self._container):
+            return self._payload(await open_payload(self._container))
         return None
 
     # -- files ----------------------------------------------------------------------------------------

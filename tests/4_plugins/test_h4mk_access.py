@@ -140,6 +140,19 @@ def test_a_sparse_container_of_up_to_10_gib(tmp_path: Path, blocks: int) -> None
     run(folder, again, cache)
 
 
+def test_listing_a_large_container_reads_its_ends_alone(tmp_path: Path) -> None:
+    sparse(tmp_path / "big.h4mk", 2_000, 107_374)
+
+    async def body(runtime: Runtime, store: Remote) -> None:
+        cost = Cost(store)
+        names = await runtime.tree.entries(await runtime.tree.resolve("big.h4mk"))
+        assert {"blocks", "payload.bin", "manifest.json", "meta.json", "seek"} <= set(names)
+        assert cost.gets <= 4
+        assert cost.bytes < 512 * KIB
+
+    run(tmp_path, body)
+
+
 def packed(blocks: list[bytes], block_size: int = 64 * KIB) -> bytes:
     out = io.BytesIO()
     writer = Writer(out)
