@@ -142,6 +142,8 @@ class _Call:
 async def _run_fed(pool: Pool[_Lane], call: _Call, source: Source) -> Any:
     """Run a call that reads, in as many goes as its source makes necessary."""
     failure: Exception | None = None
+    if pool.knows(call.affinity):
+        source = replace(source, ahead=0)  # the worker may have what it needs already
     async with trio.open_nursery() as nursery:
         feed = Feed(source, pool.crowded, nursery)
         try:

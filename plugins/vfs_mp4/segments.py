@@ -155,6 +155,12 @@ def _lane(track: Track, rows: Ticks, media: int, at: Fraction = Fraction(0)) -> 
     return _Lane(track, rows, dts, dur, cts + lift, media - int(samples.dts[rows[0]]) + lift, at)
 
 
+def keeps_leading(window: Window, key: int) -> bool:
+    """Whether the leading pictures of the row a decoder begins at are given to it."""
+    track, pts = window.track, window.track.samples.pts
+    return track.codec not in DROPS_LEADING or bool((pts[window.rows] < pts[key]).any())
+
+
 def decoded_rows(window: Window) -> Ticks:
     """The decode rows from the key frame to the last wanted frame, less what cannot be decoded from it.
 
@@ -164,7 +170,7 @@ def decoded_rows(window: Window) -> Ticks:
     track, pts = window.track, window.track.samples.pts
     low, high = timeline.start_row(track, window.rows), int(window.rows.max())
     rows = np.arange(low, high + 1)
-    if track.codec in DROPS_LEADING and not (pts[window.rows] < pts[low]).any():
+    if not keeps_leading(window, low):
         keys = np.flatnonzero(track.samples.sync[low + 1 : high + 1])
         group_end = low + 1 + int(keys[0]) if len(keys) else high + 1
         rows = rows[(rows >= group_end) | (pts[rows] >= pts[low])]

@@ -35,7 +35,10 @@ UNSAID = 2
 class Job:
     """What a worker needs to know. stsd, tkhd: whole boxes; description: 1-based sample entry of all samples.
 
-    sizes, pts: of the samples, which lie one behind the other in the data. wanted: pts of the frame.
+    sizes, pts: of the samples, which lie one behind the other in the data. wanted: pts of the frame. spare:
+    so many of the last samples are not needed for it; a decoder goes on with them when frames are asked for
+    one after another. group: names what the samples begin with: jobs of one group are the same samples, as
+    far as they go; None = nothing is kept.
     """
 
     codec: str
@@ -46,6 +49,8 @@ class Job:
     pts: tuple[int, ...]
     wanted: int
     timescale: int
+    spare: int = 0
+    group: tuple[str | int | bool, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
