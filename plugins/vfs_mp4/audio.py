@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from vfs import Damaged, Layout, MediaError, Node, OutOfRange, Place, Spliced, in_thread, parse_derived
-from vfs_mp4 import hearing, soundformat, splice, timeline, wav, write
+from vfs_mp4 import hearing, splice, timeline, wav, write
 from vfs_mp4.hearing import Span
 from vfs_mp4.model import Track
 from vfs_mp4.selecting import SMALL, is_video
@@ -90,6 +90,6 @@ def _tick(seconds: Fraction, track: Track) -> Fraction:
 
 
 def _file_type(track: Track) -> bytes:
-    if splice.quicktime_sound(track) or track.codec in soundformat.QUICKTIME_PCM:
+    if splice.quicktime_sound(track):
         return write.ftyp(b"qt  ", b"qt  ")
     return write.ftyp(b"M4A ", b"M4A ", b"mp42", b"isom", b"iso2")

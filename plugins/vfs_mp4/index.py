@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfs import Damaged
-from vfs_mp4 import boxes
+from vfs_mp4 import boxes, uniform
 from vfs_mp4.boxes import Box, Notes
 from vfs_mp4.model import Edit, Samples, Ticks, Track
 
@@ -119,7 +119,11 @@ def _track(data: bytes, trak: Box, room: _Room, fragmented: bool) -> Track | Non
     copied["media_header"] = next((box for box in info if box.kind in _MEDIA_HEADERS), None)
     copied["sgpd"], copied["tref"] = tables.get(b"sgpd"), boxes.first(inner, b"tref")
     entries = _entries(data, tables.get(b"stsd"), notes)
-    samples = _usable_samples(data, tables, room, number)
+    codec = boxes.name_of(_format(data, entries[0], handler, notes)) if entries else ""
+    unit = (
+        uniform.unit(codec, boxes.whole(data, tables[b"stsd"]), _constant_size(data, tables)) if codec else 0
+    )
+    samples = _usable_samples(data, tables, room, number, unit)
     usable = timescale > 0 and bool(entries) and (fragmented or len(samples) > 0)
     if not usable:
         what = "timescale" if timescale <= 0 else "sample description" if not entries else "samples"
@@ -128,13 +132,14 @@ def _track(data: bytes, trak: Box, room: _Room, fragmented: bool) -> Track | Non
         track_id=number,
         handler=handler,
         timescale=timescale,
-        codec=boxes.name_of(_format(data, entries[0], handler, notes)) if entries else "",
+        codec=codec,
         samples=samples,
         edits=_edits(data, boxes.first(inner, b"edts"), notes),
         boxes={name: boxes.whole(data, box) for name, box in copied.items() if box is not None},
         language=language,
         encrypted=any(entry.kind in _ENCRYPTED for entry in entries),
         usable=usable,
+        unit=unit,
     )
 
 
@@ -175,22 +180,21 @@ def no_samples() -> Samples:
     return Samples(none, none, none, none, none, np.empty(0, np.bool_), np.empty(0, np.int32))
 
 
-def _usable_samples(data: bytes, tables: dict[bytes, Box], room: _Room, number: int) -> Samples:
+def _usable_samples(
+    data: bytes, tables: dict[bytes, Box], room: _Room, number: int, unit: int = 0
+) -> Samples:
     """The sample tables; empty, with a note, where they are missing or over a cap."""
+    if unit:
+        return _uniform_samples(data, tables, room, number, unit)
     sizes = _sizes(data, tables, room)
     if sizes is None:
         room.notes.note(f"track {number}: more samples than the cap of {boxes.MAX_TRACK_SAMPLES}")
         return no_samples()
-    offsets = tables.get(b"co64") or tables.get(b"stco")
-    if not len(sizes) or offsets is None or b"stsc" not in tables:
+    starts, runs = _chunks(data, tables, room.notes)
+    if not len(sizes) or not len(starts):
         return no_samples()
-    if len(sizes) > room.rows:
-        room.notes.note(f"track {number}: tables over {boxes.MAX_TABLE_BYTES} bytes a file")
+    if _too_many(len(sizes), room, number):
         return no_samples()
-    chunks = boxes.table(data, offsets, room.notes, ">u8" if offsets.kind == b"co64" else ">u4")[:, 0]
-    runs = boxes.table(data, tables[b"stsc"], room.notes, ">u4", 3).astype(np.int64)
-    # An offset with the top bit set cannot lie inside any object; kept as the largest that fits.
-    starts = np.minimum(chunks, np.uint64((1 << 62) - 1)).astype(np.int64)
     offset, description = _places(starts, runs, sizes)
     count = len(offset)
     if count < len(sizes):
@@ -209,12 +213,52 @@ def _usable_samples(data: bytes, tables: dict[bytes, Box], room: _Room, number: 
     )
 
 
+def _uniform_samples(data: bytes, tables: dict[bytes, Box], room: _Room, number: int, unit: int) -> Samples:
+    """The tables of uncompressed sound, all of whose samples are of one size and length."""
+    stsz, stts = tables[b"stsz"], tables.get(b"stts")
+    count = int.from_bytes(data[stsz.body + 8 : min(stsz.body + 12, stsz.stop)], "big")
+    lengths = np.empty((0, 2), ">u4") if stts is None else boxes.table(data, stts, room.notes, ">u4", 2)
+    starts, runs = _chunks(data, tables, room.notes)
+    if not len(starts) or not len(runs) or not len(lengths):
+        return no_samples()
+    held, kinds = _held(len(starts), runs, min(count, room.object_size // unit))
+    rows = uniform.rows_of(held)
+    if _too_many(rows, room, number):
+        return no_samples()
+    room.rows -= rows
+    return uniform.samples(starts, held, kinds, unit, int(lengths[0, 1]))
+
+
+def _too_many(rows: int, room: _Room, number: int) -> bool:
+    """Whether there is no room for so many rows, which is noted."""
+    if rows > room.rows:
+        room.notes.note(f"track {number}: tables over {boxes.MAX_TABLE_BYTES} bytes a file")
+    return rows > room.rows
+
+
+def _chunks(data: bytes, tables: dict[bytes, Box], notes: Notes) -> tuple[Ticks, Ticks]:
+    """(offset of each chunk, rows of stsc); empty where one of the boxes is missing."""
+    offsets = tables.get(b"co64") or tables.get(b"stco")
+    if offsets is None or b"stsc" not in tables:
+        return np.empty(0, np.int64), np.empty((0, 3), np.int64)
+    chunks = boxes.table(data, offsets, notes, ">u8" if offsets.kind == b"co64" else ">u4")[:, 0]
+    runs = boxes.table(data, tables[b"stsc"], notes, ">u4", 3).astype(np.int64)
+    # An offset with the top bit set cannot lie inside any object; kept as the largest that fits.
+    return np.minimum(chunks, np.uint64((1 << 62) - 1)).astype(np.int64), runs
+
+
+def _constant_size(data: bytes, tables: dict[bytes, Box]) -> int:
+    """The size that stsz says all samples have, 0 where it has a table or is missing."""
+    box = tables.get(b"stsz")
+    return 0 if box is None else int.from_bytes(data[box.body + 4 : min(box.body + 8, box.stop)], "big")
+
+
 def _sizes(data: bytes, tables: dict[bytes, Box], room: _Room) -> Ticks | None:
     """Sample sizes from stsz or stz2; None when there are more than the cap."""
     box = tables.get(b"stsz")
     if box is None:
         return _compact_sizes(data, tables.get(b"stz2"), room.notes)
-    constant = int.from_bytes(data[box.body + 4 : min(box.body + 8, box.stop)], "big")
+    constant = _constant_size(data, tables)
     if not constant:
         count = int.from_bytes(data[box.body + 8 : box.body + 12], "big")
         fits = max(box.stop - box.body - 12, 0) // 4
@@ -251,11 +295,8 @@ def _places(starts: Ticks, runs: NDArray[np.int64], sizes: Ticks) -> tuple[Ticks
     """(offset, description) of each sample: chunk offset + the sizes before it in its chunk."""
     if not len(starts) or not len(runs):
         return np.empty(0, np.int64), np.empty(0, np.int32)
-    first = np.maximum.accumulate(np.clip(runs[:, 0] - 1, 0, len(starts)))
-    first[0] = 0
-    lengths = np.diff(first, append=len(starts))
-    ends = np.minimum(np.cumsum(np.repeat(runs[:, 1], lengths)), len(sizes))
-    held = np.diff(ends, prepend=0)
+    held, kinds = _held(len(starts), runs, len(sizes))
+    ends = np.cumsum(held)
     count = int(ends[-1])
     before = np.cumsum(sizes[:count]) - sizes[:count]
     chunk = np.repeat(np.arange(len(starts)), held)
@@ -263,8 +304,17 @@ def _places(starts: Ticks, runs: NDArray[np.int64], sizes: Ticks) -> tuple[Ticks
         before[np.minimum(ends - held, max(count - 1, 0))] if count else np.zeros(len(starts), np.int64)
     )
     offset = starts[chunk] + before - at_chunk[chunk]
+    return offset, kinds[chunk]
+
+
+def _held(chunks: int, runs: Ticks, count: int) -> tuple[Ticks, NDArray[np.int32]]:
+    """(samples, description) of each chunk, of `count` samples in all."""
+    first = np.maximum.accumulate(np.clip(runs[:, 0] - 1, 0, chunks))
+    first[0] = 0
+    lengths = np.diff(first, append=chunks)
+    ends = np.minimum(np.cumsum(np.repeat(runs[:, 1], lengths)), count)
     kinds = np.repeat(np.minimum(runs[:, 2], 0x7FFFFFFF), lengths)
-    return offset, kinds[chunk].astype(np.int32)
+    return np.diff(ends, prepend=0), kinds.astype(np.int32)
 
 
 def _expand(rows: NDArray[Any], count: int) -> tuple[Ticks, int]:

@@ -67,7 +67,8 @@ class Track:
     original format for an encrypted entry). boxes: whole boxes, header included, by 4cc: `tkhd`, `mdhd`,
     `hdlr`, the media header (`vmhd`, `smhd`, `nmhd`, ...) under the key `media_header`, `stsd`, and `sgpd`
     and `tref` where present. encrypted: an `encv`/`enca` sample entry. usable: False when nothing can be
-    derived (timescale 0, no samples), with the reason in `Movie.damage`.
+    derived (timescale 0, no samples), with the reason in `Movie.damage`. unit: of uncompressed sound the
+    bytes of one instant (a sample of the file), of which a row of `samples` is a run; 0 = rows are samples.
     """
 
     track_id: int
@@ -80,6 +81,7 @@ class Track:
     language: str = "und"
     encrypted: bool = False
     usable: bool = True
+    unit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

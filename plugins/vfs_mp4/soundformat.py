@@ -32,6 +32,8 @@ _PLAIN = {
 QUICKTIME_PCM = frozenset(("sowt", "twos", "raw ", "NONE", "in24", "in32", "fl32", "fl64", "lpcm"))
 _PCM = QUICKTIME_PCM | {"ipcm", "fpcm"}
 _LAWS = {"ulaw": "m", "alaw": "a"}
+#: What needs no decoder.
+UNCOMPRESSED = _PCM | _LAWS.keys()
 _STATELESS = frozenset(("alac", "flac"))
 #: Most channels and highest rate that are taken for real.
 MAX_CHANNELS, MAX_RATE = 64, 768_000

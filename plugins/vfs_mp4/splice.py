@@ -256,7 +256,9 @@ def quicktime_sound(track: Track) -> bool:
     stsd: header 8, version and count 8, entry: size and 4cc 8, reserved and reference 8, version 2.
     """
     stsd = (track.boxes or {}).get("stsd", b"")
-    return track.handler == "soun" and stsd[32:34] not in (b"", b"\0\0")
+    if track.handler != "soun":
+        return False
+    return track.codec in soundformat.QUICKTIME_PCM or stsd[32:34] not in (b"", b"\0\0")
 
 
 def _moov(found: Sequence[Part], position: Ticks) -> bytes:
@@ -281,6 +283,16 @@ def _tables(part: Part, position: Ticks) -> bytes:
     samples, rows = part.track.samples, part.rows
     size, description = samples.size[rows], samples.description[rows]
     starts = write.chunk_starts(position, size, description)
+    if part.track.unit:
+        each = size // part.track.unit
+        ticks = int(samples.dur[rows[0]] // each[0])
+        return b"".join(
+            (
+                write.uniform(part.track.unit, int(each.sum()), ticks),
+                write.stsc(starts, len(rows), description, each),
+                write.co64(position[starts]),
+            )
+        )
     return b"".join(
         (
             write.stts(part.dur),

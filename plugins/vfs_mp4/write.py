@@ -132,6 +132,13 @@ def stts(durations: Ticks) -> bytes:
     return full(b"stts", 0, 0, _pairs(*_runs(durations)))
 
 
+def uniform(unit: int, count: int, ticks: int) -> bytes:
+    """stts and stsz of `count` samples of `unit` bytes and `ticks` ticks each."""
+    return full(b"stts", 0, 0, struct.pack(">III", 1, count, ticks)) + full(
+        b"stsz", 0, 0, struct.pack(">II", unit, count)
+    )
+
+
 def ctts(offsets: Ticks) -> bytes:
     """Composition offsets: nothing where all are 0, version 1 where any is negative."""
     if not offsets.any():
@@ -160,9 +167,9 @@ def chunk_starts(positions: Ticks, sizes: Ticks, description: NDArray[np.int32])
     return np.flatnonzero(np.concatenate((np.ones(min(len(positions), 1), np.bool_), breaks)))
 
 
-def stsc(starts: Ticks, count: int, description: NDArray[np.int32]) -> bytes:
-    """Samples a chunk, as runs of equal chunks."""
-    held = np.diff(starts, append=count)
+def stsc(starts: Ticks, count: int, description: NDArray[np.int32], each: Ticks | None = None) -> bytes:
+    """Samples a chunk, as runs of equal chunks. each: how many samples a row is, None = one."""
+    held = np.diff(starts, append=count) if each is None else np.add.reduceat(each, starts)
     kinds = description[starts].astype(np.int64)
     changes = np.ones(len(starts), np.bool_)
     changes[1:] = (held[1:] != held[:-1]) | (kinds[1:] != kinds[:-1])
