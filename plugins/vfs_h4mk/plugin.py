@@ -216,6 +216,11 @@ class _Names:
         return Spliced(layout=Layout((extent,)), mtime_ns=self._place.mtime_ns)
 
     def _payload(self, payload: Payload) -> Spliced:
+        container = self._container
+        if container.is_kernel and not container.options.verify_integrity:
+            blocks = map(container.chain.block, range(len(container.chain.cores)))
+            plain = (self._place.extent(b.payload + BLOCK_HEAD, b.size - BLOCK_HEAD) for b in blocks)
+            return Spliced(layout=Layout(plain), mtime_ns=self._place.mtime_ns)
         whole = DerivedObject(
             f"{self._place.object.key}@/{payload.name}",
             payload.size,

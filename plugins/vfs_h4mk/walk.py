@@ -26,6 +26,8 @@ MAX_SEARCH = 8 * MIB
 MAX_TRIED = 16 * MIB
 #: Chunks before a broken one that are taken back when their CRC is wrong: the size of one of them lied.
 MAX_BACK = 4
+#: Damaged places that are worked around; of a file with more of them the rest is given up.
+MAX_GAPS = 200
 
 _DAMAGED = "a damaged chunk"
 _TABLES = re.compile(b"SEEK|META|SAFE|VERI|TRAK|TSEK|NOTE")
@@ -61,7 +63,7 @@ async def _around(place: Place, chain: Chain) -> None:
         chain.drop_from(len(chain) - 1)
     assert chain.stuck is not None
     tag = (await place.read(chain.stuck, 4)).ljust(4, b"\0")
-    found = await _next_chunk(place, chain, chain.stuck + 1)
+    found = await _next_chunk(place, chain, chain.stuck + 1) if len(chain.gaps) < MAX_GAPS else None
     if found is None:
         chain.give_up(tag, _DAMAGED + ", and none found behind it")
     else:

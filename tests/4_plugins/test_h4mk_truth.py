@@ -325,3 +325,19 @@ def test_a_flipped_bit_in_the_little_endian_variant_costs_one_block() -> None:
         assert failed == [bad]
 
     run("sd20_le_core_bitflip", body)
+
+
+def test_plain_blocks_are_served_without_a_copy_where_checks_are_off() -> None:
+    async def main() -> None:
+        told = {"source": str(FOLDER), "plugin": {"h4mk": {"verify_integrity": False}}}
+        async with open_runtime(Settings.from_dict(told)) as runtime:
+            unchecked = Opened(runtime, "s08_le_multitrack")
+            found = await runtime.tree.resolve("s08_le_multitrack.h4mk/payload.bin")
+            assert isinstance(found.node, Spliced)
+            assert len(found.node.layout.extents) == len(truth_of("s08_le_multitrack")["original"]["core"])
+            joined = await unchecked.read("payload.bin")
+            assert sha256(await unchecked.read("blocks/3")) == sha256(await unchecked.read("batch/3-3"))
+        async with opened("s08_le_multitrack") as checked:
+            assert await checked.read("payload.bin") == joined
+
+    trio.run(main)
