@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from vfs_h4mk import chunks, container, describe, verify
 from vfs_h4mk.options import Options
 from vfs_h4mk.pack import Writer, export_meta, export_seeks
@@ -143,6 +145,30 @@ def test_mutations(first: int, count: int) -> None:
     for seed in range(first, first + count):
         check(seed)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+@given(st.lists(st.binary(max_size=400), max_size=20), st.integers(1, 60))
+def test_what_was_packed_comes_back(blocks: list[bytes], gop: int) -> None:
+    """Blocks, payload and verdict of a container of our writer, whatever is in it."""
+    out = io.BytesIO()
+    writer = Writer(out)
+    for block in blocks:
+        writer.block(block)
+    writer.finish(export_seeks(writer.sizes, 30.0, gop), export_meta(0, 30.0, gop), {"ü": [1]})
+
+    async def main() -> None:
+        opened = await container.open_container(MemoryPlace(out.getvalue(), "x.h4mk"), Options())
+        assert [await opened.decoded(n) for n in range(len(blocks))] == blocks
+        payload = await open_payload(opened)
+        assert await payload.read(0, payload.size) == b"".join(blocks)
+        told = await verify.verify(opened)
+        assert (told["valid"], told["problems"], told["undecodable_blocks"]) == (True, [], [])
+        assert (await describe.conformance(opened))["conforms"]
+        seeks = await opened.seeks()
+        assert seeks is not None
+        assert len(seeks.entries) == -(-len(blocks) // gop)
+
+    trio.run(main)
 
 
 def test_many_tiny_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
