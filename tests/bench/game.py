@@ -81,7 +81,7 @@ def fragmented(game: Game, into: Path | None = None) -> Path:
         once.unlink()
         sidecars(target)
 
-    return _kept(into or folder(), game.name + "-fragmented", make)
+    return kept(into or folder(), game.name + "-fragmented", make)
 
 
 def progressive(game: Game, into: Path | None = None) -> Path:
@@ -96,10 +96,10 @@ def progressive(game: Game, into: Path | None = None) -> Path:
                     packet.stream = stream
                     out.mux(packet)
 
-    return _kept(into or folder(), game.name + "-progressive", make)
+    return kept(into or folder(), game.name + "-progressive", make)
 
 
-def _kept(base: Path, name: str, make: Callable[[Path], None]) -> Path:
+def kept(base: Path, name: str, make: Callable[[Path], None]) -> Path:
     """`base/name/game.mp4`, made in a folder beside it that is renamed when all is there."""
     target = base / name
     if not target.is_dir():
@@ -113,7 +113,7 @@ def _kept(base: Path, name: str, make: Callable[[Path], None]) -> Path:
     return target / "game.mp4"
 
 
-def _pictures(game: Game) -> Iterator[av.VideoFrame]:
+def pictures(game: Game) -> Iterator[av.VideoFrame]:
     """A texture that drifts under fresh noise, with the number of the frame."""
     width, height = game.size
     rng = np.random.default_rng(11)
@@ -146,7 +146,7 @@ def _encode(path: Path, game: Game) -> None:
         stream.width, stream.height = game.size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = GOP
-        for frame in _pictures(game):
+        for frame in pictures(game):
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
 

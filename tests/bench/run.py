@@ -23,7 +23,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # `tests.bench`, not the files in it by their bare names
 
-from tests.bench import containers, frames, gets, listing, loop, resources, sequential, tables  # noqa: E402
+from tests.bench import containers, frames, gets, listing, loop, pictures, resources, sequential, tables  # noqa: E402
 from tests.bench.game import folder  # noqa: E402
 from tests.bench.report import markdown  # noqa: E402
 from tests.bench.result import Row  # noqa: E402
@@ -32,6 +32,7 @@ BENCHES: Mapping[str, Callable[[], list[Row]]] = {
     "frame-fragmented": frames.frame_fragmented,
     "frame-progressive": frames.frame_progressive,
     "frame-vs-rclone": frames.frame_vs_rclone,
+    "pictures": pictures.frame_pictures,
     "sequential": sequential.sequential,
     "listing": listing.listing,
     "index": tables.index,
