@@ -114,7 +114,7 @@ def test_a_file_for_each_track_and_form() -> None:
 
 def test_the_same_cues_as_ffmpeg_reads() -> None:
     place = movie({"eng": TALK})
-    with av.open(io.BytesIO(place.data)) as container:
+    with av.open(io.BytesIO(place.data), "r") as container:
         packets = [p for p in container.demux(container.streams.subtitles[0]) if p.size > 2]
         wanted = [
             (round(p.pts * p.time_base * 1000), bytes(p)[2:].decode()) for p in packets if p.pts is not None
@@ -164,7 +164,7 @@ def test_chapters_of_both_kinds(without: bytes) -> None:
     if without:
         place = MemoryPlace(place.data.replace(without, b"free"), "games/x.mp4")
     found = chapters_of(place)
-    with av.open(io.BytesIO(found.encode()), format="ffmetadata") as container:
+    with av.open(io.BytesIO(found.encode()), "r", format="ffmetadata") as container:
         told = [(c["start"], c["end"], c["time_base"], c["metadata"]["title"]) for c in container.chapters()]
     ends = (1500, 2250, 3000)
     assert told == [(s, e, MILLISECOND, title) for (s, title), e in zip(GAME, ends, strict=True)]
