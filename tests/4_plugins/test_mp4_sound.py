@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent)]
 import mp4_exact  # noqa: E402
 import mp4_sound  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
-from vfs_mp4 import hearing, soundline, soundwork, source, wav  # noqa: E402
+from vfs_mp4 import hearing, soundline, soundwork, source, uniform, wav  # noqa: E402
 from vfs_mp4.audio import Sounds  # noqa: E402
 
 from vfs import Damaged, MediaError, NoMedia, OutOfRange, Spliced, Unsupported  # noqa: E402
@@ -311,3 +311,28 @@ def test_more_than_4_gib_is_rf64() -> None:
     assert int.from_bytes(head[28:36], "little") == size
     assert int.from_bytes(head[36:44], "little") == size // 12
     assert len(wav.header(48_000, 6, (4 << 30) - 48)) == 44
+
+
+# ---------------------------------------------------------------- uncompressed
+
+
+def test_rows_of_uncompressed_sound_are_runs() -> None:
+    """The tables of two hours fit many times into what one file may have."""
+    held = np.full(14_400, 24_000)
+    starts = 40 + np.arange(len(held)) * 200_000
+    rows = uniform.samples(starts, held, np.ones(len(held), np.int32), 4, 1)
+    assert len(rows) == uniform.rows_of(held) == 14_400 * 24
+    assert rows.nbytes < 16 << 20
+    assert int(rows.dur.sum()) == 7200 * 48_000
+    assert rows.offset[24] == 200_040
+    assert rows.offset[23] + rows.size[23] == 40 + 24_000 * 4
+    assert (rows.dts[1:] == rows.dts[:-1] + rows.dur[:-1]).all()
+
+
+def test_old_quicktime_files_that_give_no_size() -> None:
+    place = sample("sowt")
+    at = place.data.index(b"stsz") + 8
+    assert place.data[at : at + 4] == b"\0\0\0\4"
+    old = MemoryPlace(place.data[:at] + b"\0\0\0\1" + place.data[at + 4 :], "games/x.mov")
+    for name in ("audio.wav", "1s-2s.wav", "1s-2s.m4a"):
+        assert content(old, name) == content(place, name)
