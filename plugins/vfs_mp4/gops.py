@@ -1,8 +1,9 @@
 """Decoded groups of pictures, kept in a worker: neighbouring frames cost no second decode. Worker side only.
 
 A first frame of a group is decoded as soon as can be: from its key frame to itself, with what nobody refers
-to left out, and the decoder drained. A second one means that somebody steps through: from then on every frame
-is decoded, the decoder is kept as it stands, and each next frame costs the samples that were not yet fed.
+to left out, and the decoder drained. A second one means that somebody steps through: from there on every
+frame is decoded, the decoder is kept as it stands, and each next frame costs the samples that were not yet
+fed. One who steps back has the whole way to there decoded, once.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class Groups:
 class _Group:
     """Frames that came out, by pts, and a decoder that has been fed the first `fed` samples of the group.
 
-    passed: the greatest pts it has put out.
+    passed: the greatest pts it has put out. whole_from: the pts from which on it leaves no frame out. latest:
+    pts of the frame that was last asked for.
     """
 
     def __init__(self, trim: Callable[[_Group, int], None]) -> None:
@@ -88,11 +90,13 @@ class _Group:
         self.decoder: Decoder | None = None
         self._trim = trim
         self._fed, self._passed = 0, -math.inf
+        self._whole_from, self._latest = -math.inf, -math.inf
 
     def first(self, job: Job, samples: Samples) -> av.VideoFrame:
         """Decode to the wanted frame and not a sample further."""
         needed = len(samples) - job.spare
         samples.expect(0, needed)
+        self._latest = job.wanted
         with opened(job) as decoder:
             for row in range(needed):
                 skippable = job.pts[row] != job.wanted
@@ -108,6 +112,8 @@ class _Group:
         if self.decoder is None or self._passed >= job.wanted:
             self.close()
             self.decoder = Decoder(job)
+            self._whole_from = job.wanted if job.wanted > self._latest else -math.inf
+        self._latest = job.wanted
         decoder = self.decoder
         samples.expect(self._fed, len(samples) - job.spare)
         while job.wanted not in self.frames and self._passed < job.wanted:
@@ -115,8 +121,8 @@ class _Group:
                 self._keep(decoder.drain(), job.wanted)
                 self.close()
                 break
-            data = samples[self._fed]
-            self._keep(decoder.decode(job.pts[self._fed], data), job.wanted)
+            pts, data = job.pts[self._fed], samples[self._fed]
+            self._keep(decoder.decode(pts, data, skippable=pts < self._whole_from), job.wanted)
             self._fed += 1
         return self._found(job, decoder)
 
