@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trio.testing import trio_test
 
 from tests.servers import Server, moto_server, rclone_server
-from vfs.errors import NotFound, StoreError
+from vfs.errors import NotFound, StoreError, Unavailable
 from vfs.storage.access import Access, Target, connect
 from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
@@ -128,7 +128,7 @@ class TestGuarded(_Cases):
     @asynccontextmanager
     async def store(self, objects: Mapping[str, bytes]) -> AsyncIterator[Store]:
         self.inner = MemoryStore(objects)
-        yield GuardedStore(self.inner)
+        yield GuardedStore(self.inner, writable=True)
 
     async def replace(self, store: Store, key: str, body: bytes) -> None:
         self.inner.replace(key, body)
@@ -139,6 +139,7 @@ class TestGuarded(_Cases):
 
 class TestLocal(_Cases):
     pages = False  # a folder is read whole
+    metadata = False  # and has no place for it
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
@@ -208,6 +209,8 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
 
 
 class TestMoto(_Service):
+    gone_upload = (NotFound, Unavailable)  # an internal error
+
     @pytest.fixture(autouse=True)
     def _opened(self, moto: Access) -> None:
         self.access = moto
@@ -216,6 +219,8 @@ class TestMoto(_Service):
 class TestRclone(_Service):
     #: It answers 400 for a name with a component `.` or `..`, and serves `b` when asked for `b/`.
     absent = (NotFound, StoreError)
+    conditional = False
+    multipart = False
     tricks = tuple(key for key in TRICKS if key != "b/")
 
     @pytest.fixture(autouse=True)

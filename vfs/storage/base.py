@@ -8,7 +8,7 @@ A store does not retry: `guard.GuardedStore` does, within a deadline.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -37,6 +37,14 @@ class ObjectDetails:
     object: StoredObject
     headers: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an upload that has arrived. number: from 1. version: the store's token of its bytes."""
+
+    number: int
+    version: str
 
 
 @runtime_checkable
@@ -80,14 +88,36 @@ class Store(Protocol):
     ) -> StoredObject:
         """Store an object: with `replaces` only over that version, without only where none is.
 
-        Declared for the writer; every store raises ReadOnly until then.
+        All of it or nothing is seen by others. metadata: of the user, names in lower case, ASCII; a store
+        that has no place for it leaves it out. Raises Stale where the condition does not hold, NotFound
+        where what is replaced is gone.
         """
 
     async def delete(self, stored: StoredObject) -> None:
-        """Remove this version. Declared for the writer; every store raises ReadOnly until then."""
+        """Remove this version. Raises Stale when there is another one, NotFound when there is none."""
 
-    def presign(self, key: str, *, expires: int = 3600) -> str | None:
-        """A URL that reads the object for `expires` seconds without credentials; None where there is none."""
+    async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Begin an upload in parts; its name. Nothing of it is seen before `complete_upload`."""
+
+    async def put_part(self, key: str, upload: str, number: int, body: Body) -> Part:
+        """Send part `number` (from 1), again if need be. All but the last have one size (`upload.part_size`).
+
+        Raises NotFound where the upload is gone.
+        """
+
+    async def complete_upload(
+        self, key: str, upload: str, parts: Sequence[Part], *, replaces: StoredObject | None
+    ) -> StoredObject:
+        """Join the parts, under the conditions of `put`. An upload whose condition fails is gone."""
+
+    async def abort_upload(self, key: str, upload: str) -> None:
+        """Drop an upload and its parts; one that is gone is no error."""
+
+    async def uploads(self, prefix: str = "") -> Mapping[str, str]:
+        """Uploads under way below a prefix: their keys by name."""
+
+    def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
+        """A URL that reads (or stores) the object for `expires` seconds without credentials, or None."""
 
     async def aclose(self) -> None:
         """Close connections; the store is not used afterwards."""

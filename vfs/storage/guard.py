@@ -7,21 +7,35 @@ found", "another version", a refusal. Waits grow exponentially with full jitter,
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
+import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
 
-from vfs.errors import BadBody, DeadlineExceeded, Denied, ReelfsError, StoreError, Unavailable
+from vfs.errors import (
+    BadBody,
+    DeadlineExceeded,
+    Denied,
+    NotFound,
+    ReadOnly,
+    ReelfsError,
+    Stale,
+    StoreError,
+    Unavailable,
+)
 from vfs.spans import StoredObject
-from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Store
+from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Part, Store
+from vfs.storage.upload import multipart_etag
 
 log = logging.getLogger("vfs.storage.guard")
 T = TypeVar("T")
+_MD5 = re.compile(r'"([0-9a-f]{32})"')
 
 #: First and longest wait between attempts, seconds.
 FIRST_WAIT = 0.05
@@ -46,10 +60,13 @@ class Counters:
 
 
 class GuardedStore:
-    """Any store, with deadlines, retries and checks. deadline: seconds for one operation in all."""
+    """Any store, with deadlines, retries and checks. deadline: seconds for one operation in all. Without
+    `writable` every write is refused.
+    """
 
-    def __init__(self, store: Store, *, deadline: float = 30.0) -> None:
+    def __init__(self, store: Store, *, deadline: float = 30.0, writable: bool = False) -> None:
         self._store = store
+        self._writable = writable
         self._deadline = deadline
         self._healthy = False
         self.counters = Counters()
@@ -112,16 +129,102 @@ class GuardedStore:
         replaces: StoredObject | None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Passed on once: a write is not repeated blindly."""
-        return await self._store.put(key, body, replaces=replaces, metadata=metadata)
+        """Store an object. Repeated where no answer came: the condition keeps it from happening twice, and an
+        attempt that had arrived after all is known by its etag.
+        """
+        self._check_writable(key)
+        ours = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+        return await self._conditional(
+            "put",
+            key,
+            lambda: self._store.put(key, body, replaces=replaces, metadata=metadata),
+            ours,
+            len(body) / SLOWEST,
+        )
 
     async def delete(self, stored: StoredObject) -> None:
-        """Passed on once."""
-        await self._store.delete(stored)
+        """Remove this version; gone by an attempt whose answer was lost is gone."""
+        self._check_writable(stored.key)
+        before = self.counters.retries
+        try:
+            await self._tried("delete", stored.key, lambda: self._store.delete(stored))
+        except NotFound:
+            if self.counters.retries == before:
+                raise
 
-    def presign(self, key: str, *, expires: int = 3600) -> str | None:
-        """A URL that reads the object without credentials."""
-        return self._store.presign(key, expires=expires)
+    async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Begin an upload in parts."""
+        self._check_writable(key)
+        return await self._tried(
+            "start_upload", key, lambda: self._store.start_upload(key, metadata=metadata)
+        )
+
+    async def put_part(self, key: str, upload: str, number: int, body: Body) -> Part:
+        """Send a part, again where no answer came."""
+        self._check_writable(key)
+        return await self._tried(
+            "put_part",
+            key,
+            lambda: self._store.put_part(key, upload, number, body),
+            len(body) / SLOWEST,
+        )
+
+    async def complete_upload(
+        self, key: str, upload: str, parts: Sequence[Part], *, replaces: StoredObject | None
+    ) -> StoredObject:
+        """Join the parts."""
+        self._check_writable(key)
+        digests = [bytes.fromhex(found[1]) for part in parts if (found := _MD5.fullmatch(part.version))]
+        ours = multipart_etag(digests) if len(digests) == len(parts) else None
+        return await self._conditional(
+            "complete_upload",
+            key,
+            lambda: self._store.complete_upload(key, upload, parts, replaces=replaces),
+            ours,
+        )
+
+    async def abort_upload(self, key: str, upload: str) -> None:
+        """Drop an upload."""
+        await self._tried("abort_upload", key, lambda: self._store.abort_upload(key, upload))
+
+    async def uploads(self, prefix: str = "") -> Mapping[str, str]:
+        """Uploads under way."""
+        return await self._tried("uploads", prefix, lambda: self._store.uploads(prefix))
+
+    def _check_writable(self, key: str) -> None:
+        if not self._writable:
+            raise ReadOnly(f"{key}: {self.url} is open for reading alone")
+
+    async def _conditional(
+        self,
+        operation: str,
+        key: str,
+        attempt: Callable[[], Awaitable[StoredObject]],
+        ours: str | None,
+        extra: float = 0.0,
+    ) -> StoredObject:
+        """A condition that fails after an attempt without an answer may be that attempt's own doing."""
+        attempts = 0
+
+        async def noted() -> StoredObject:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return await attempt()
+            except (Stale, NotFound):
+                if attempts > 1 and ours is not None:
+                    now = (await self._store.head(key)).object
+                    if now.version == ours:
+                        return now
+                raise
+
+        return await self._tried(operation, key, noted, extra)
+
+    def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
+        """A URL that reads (or stores) the object without credentials."""
+        if put:
+            self._check_writable(key)
+        return self._store.presign(key, expires=expires, put=put)
 
     async def aclose(self) -> None:
         """Close the store."""

@@ -20,15 +20,20 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 from urllib.parse import quote
 
 import trio
 
-from vfs.errors import BadBody, ConfigError, Denied, NotFound, ReadOnly, Stale, StoreError, Unavailable
+from vfs.errors import BadBody, ConfigError, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage.base import Body, ObjectDetails, Page
+from vfs.storage.base import Body, ObjectDetails, Page, Part
+from vfs.storage.localwrite import UPLOADS, Writer
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 #: Bytes that are copied from the page cache in the loop: some 0.1 ms, about half of what a hop costs.
 IN_PLACE = 1 << 20
@@ -51,6 +56,7 @@ class LocalStore:
                 f"source {os.fspath(root)!r} is not a folder: give an existing one, or s3://BUCKET"
             )
         self._threads = trio.CapacityLimiter(THREADS)
+        self._writer = Writer(str(self._root), self._is_inside, _version)
 
     @property
     def url(self) -> str:
@@ -102,14 +108,40 @@ class LocalStore:
         replaces: StoredObject | None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Not yet."""
-        raise ReadOnly(f"{key}: writing is not available")
+        """Store a file; it appears whole. A folder has no place for metadata."""
+        return _described(key, await self._written(self._writer.put, key, body, replaces))
 
     async def delete(self, stored: StoredObject) -> None:
-        """Not yet."""
-        raise ReadOnly(f"{stored.key}: writing is not available")
+        """Remove this version."""
+        await self._written(self._writer.delete, stored)
 
-    def presign(self, key: str, *, expires: int = 3600) -> str | None:
+    async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Begin an upload in parts."""
+        return await self._written(self._writer.start, key)
+
+    async def put_part(self, key: str, upload: str, number: int, body: Body) -> Part:
+        """Keep a part."""
+        return await self._written(self._writer.part, key, upload, number, body)
+
+    async def complete_upload(
+        self, key: str, upload: str, parts: Sequence[Part], *, replaces: StoredObject | None
+    ) -> StoredObject:
+        """Join the parts."""
+        return _described(key, await self._written(self._writer.complete, key, upload, parts, replaces))
+
+    async def abort_upload(self, key: str, upload: str) -> None:
+        """Drop an upload."""
+        await self._written(self._writer.abort, key, upload)
+
+    async def uploads(self, prefix: str = "") -> Mapping[str, str]:
+        """Uploads under way."""
+        return await self._written(self._writer.uploads, prefix)
+
+    async def _written(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        """In a thread, to its end: half of a write is not given up."""
+        return await trio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+    def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
         """A folder has no URLs."""
         return None
 
@@ -212,7 +244,8 @@ class LocalStore:
                     os.close(descriptor)
         except NotFound:
             return []
-        return [(folder + name, status) for name, status in children if status is not None]
+        hidden = UPLOADS if not folder else None
+        return [(folder + name, status) for name, status in children if status is not None and name != hidden]
 
     def _status(self, entry: os.DirEntry[str], folder: str) -> os.stat_result | None:
         """Of a regular file or a folder; None for anything else, and for what went away meanwhile."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import trio
 
-from vfs.errors import NotFound, ReadOnly, ReelfsError, Stale
+from vfs.errors import NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
-from vfs.storage.base import Body, ObjectDetails, Page
+from vfs.storage.base import Body, ObjectDetails, Page, Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,15 @@ class Fault:
         return self.times > 0 and self.operation == request.operation and self.key in (None, request.key)
 
 
+@dataclass(slots=True)
+class _Upload:
+    """An upload under way."""
+
+    key: str
+    metadata: dict[str, str]
+    parts: dict[int, bytes] = field(default_factory=dict)
+
+
 class MemoryStore:
     """A store over a dictionary of key to bytes. Remote unless told otherwise, so that caches are used."""
 
@@ -46,6 +56,9 @@ class MemoryStore:
         self._versions = 0
         self._remote = remote
         self._faults: list[Fault] = []
+        self._metadata: dict[str, dict[str, str]] = {}
+        self._uploads: dict[str, _Upload] = {}
+        self._names = itertools.count(1)
         self.log: list[Request] = []
         for key, body in (objects or {}).items():
             self.replace(key, body)
@@ -70,6 +83,7 @@ class MemoryStore:
     def remove(self, key: str) -> None:
         """Take an object away: what another client would do."""
         del self._objects[key]
+        self._metadata.pop(key, None)
 
     def reads(self) -> list[Request]:
         """The range reads so far."""
@@ -98,7 +112,7 @@ class MemoryStore:
     async def head(self, key: str) -> ObjectDetails:
         """The current version of an object."""
         await self._asked(Request("head", key))
-        return ObjectDetails(self._get(key)[0])
+        return ObjectDetails(self._get(key)[0], metadata=self._metadata.get(key, {}))
 
     async def list(
         self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
@@ -135,14 +149,70 @@ class MemoryStore:
         replaces: StoredObject | None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Not yet."""
-        raise ReadOnly(f"{key}: writing is not available")
+        """Store an object, under the condition."""
+        await self._asked(Request("put", key, 0, len(body)))
+        return self._stored(key, bytes(body), replaces, metadata)
 
     async def delete(self, stored: StoredObject) -> None:
-        """Not yet."""
-        raise ReadOnly(f"{stored.key}: writing is not available")
+        """Remove this version."""
+        await self._asked(Request("delete", stored.key))
+        if self._get(stored.key)[0].version != stored.version:
+            raise Stale(f"{stored.key} was replaced")
+        self.remove(stored.key)
 
-    def presign(self, key: str, *, expires: int = 3600) -> str | None:
+    async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Begin an upload in parts."""
+        await self._asked(Request("start_upload", key))
+        name = f"upload {next(self._names)}"
+        self._uploads[name] = _Upload(key, dict(metadata or {}))
+        return name
+
+    async def put_part(self, key: str, upload: str, number: int, body: Body) -> Part:
+        """Send a part."""
+        await self._asked(Request("put_part", key, number, len(body)))
+        self._upload(key, upload).parts[number] = bytes(body)
+        return Part(number, f"part {number}")
+
+    async def complete_upload(
+        self, key: str, upload: str, parts: Sequence[Part], *, replaces: StoredObject | None
+    ) -> StoredObject:
+        """Join the parts."""
+        await self._asked(Request("complete_upload", key))
+        found = self._upload(key, upload)
+        del self._uploads[upload]
+        bodies = [found.parts[part.number] for part in parts]
+        if len({len(body) for body in bodies[:-1]}) > 1:
+            raise StoreError(f"{key}: parts of different sizes")  # as R2 has it
+        return self._stored(key, b"".join(bodies), replaces, found.metadata)
+
+    async def abort_upload(self, key: str, upload: str) -> None:
+        """Drop an upload."""
+        await self._asked(Request("abort_upload", key))
+        self._uploads.pop(upload, None)
+
+    async def uploads(self, prefix: str = "") -> Mapping[str, str]:
+        """Uploads under way."""
+        await self._asked(Request("uploads", prefix))
+        return {name: up.key for name, up in self._uploads.items() if up.key.startswith(prefix)}
+
+    def _upload(self, key: str, upload: str) -> _Upload:
+        found = self._uploads.get(upload)
+        if found is None or found.key != key:
+            raise NotFound(f"no such upload of {key}")
+        return found
+
+    def _stored(
+        self, key: str, body: bytes, replaces: StoredObject | None, metadata: Mapping[str, str] | None
+    ) -> StoredObject:
+        now = self._objects.get(key)
+        if replaces is not None and now is None:
+            raise NotFound(f"{key} is gone")
+        if (now[0].version if now else None) != (replaces.version if replaces else None):
+            raise Stale(f"{key} was replaced" if replaces else f"{key} is there already")
+        self._metadata[key] = dict(metadata or {})
+        return self.replace(key, body)
+
+    def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
         """There is no URL."""
         return None
 

@@ -7,19 +7,21 @@ the read timeout otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import botocore.exceptions
 import trio
 
-from vfs.errors import BadBody, Denied, NotFound, ReadOnly, Stale, Unavailable
+from vfs.errors import BadBody, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
+from vfs.storage import r2write
 from vfs.storage.access import ABANDONED_THREADS, METADATA_THREADS, Access, Target, connect
 from vfs.storage.answers import Corrupt, check, is_suspect, quoted, short, translated
-from vfs.storage.base import Body, ObjectDetails, Page
+from vfs.storage.base import Body, ObjectDetails, Page, Part
 from vfs.storage.signing import TROUBLE, Answer, Transfer
 
 T = TypeVar("T")
@@ -159,19 +161,75 @@ class S3Store:
         replaces: StoredObject | None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Not yet."""
-        raise ReadOnly(f"{key}: writing is not available")
+        """Store an object by one PUT, under the condition."""
+        etag = await self._write(
+            key, replaces, lambda c, k: r2write.put(c, self._bucket, k, body, replaces, metadata)
+        )
+        return await self._now(key, etag, len(body))
 
     async def delete(self, stored: StoredObject) -> None:
-        """Not yet."""
-        raise ReadOnly(f"{stored.key}: writing is not available")
+        """Remove the object if it has this version. R2 knows no condition here: it is looked at just before,
+        and a version that comes between the look and the delete is lost."""
+        now = (await self.head(stored.key)).object
+        if now.version != stored.version:
+            raise Stale(f"{stored.key} was replaced")
+        await self._write(stored.key, stored, lambda c, k: c.delete_object(Bucket=self._bucket, Key=k))
 
-    def presign(self, key: str, *, expires: int = 3600) -> str | None:
-        """A URL that reads the object for a while without credentials: whoever has it can read."""
+    async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Begin an upload in parts."""
+        return await self._write(key, None, lambda c, k: r2write.start(c, self._bucket, k, metadata))
+
+    async def put_part(self, key: str, upload: str, number: int, body: Body) -> Part:
+        """Send a part."""
+        return await self._write(
+            key, None, lambda c, k: r2write.part(c, self._bucket, k, upload, number, body)
+        )
+
+    async def complete_upload(
+        self, key: str, upload: str, parts: Sequence[Part], *, replaces: StoredObject | None
+    ) -> StoredObject:
+        """Join the parts."""
+        etag = await self._write(
+            key, replaces, lambda c, k: r2write.complete(c, self._bucket, k, upload, parts, replaces)
+        )
+        return await self._now(key, etag, None)
+
+    async def abort_upload(self, key: str, upload: str) -> None:
+        """Drop an upload."""
+        with contextlib.suppress(NotFound):
+            await self._write(
+                key,
+                None,
+                lambda c, k: c.abort_multipart_upload(Bucket=self._bucket, Key=k, UploadId=upload),
+            )
+
+    async def uploads(self, prefix: str = "") -> Mapping[str, str]:
+        """Uploads under way."""
+        whole, cut = self._prefix + prefix, len(self._prefix)
+        found = await self._ask(None, lambda client: r2write.under_way(client, self._bucket, whole))
+        return {name: key[cut:] for name, key in found.items()}
+
+    async def _write(self, key: str, replaces: StoredObject | None, call: Callable[[Any, str], T]) -> T:
+        if not self._is_possible(key):
+            raise StoreError(f"{key!r} cannot be a key: {MAX_KEY} bytes of UTF-8 at most, with the prefix")
+        try:
+            return await self._ask(key, lambda client: call(client, self._prefix + key))
+        except (NotFound, Stale) as error:
+            raise r2write.refused(error, key, replaces) from None
+
+    async def _now(self, key: str, etag: str, size: int | None) -> StoredObject:
+        """What was just stored, as a listing will describe it. Raises Stale when it was replaced already."""
+        stored = (await self.head(key)).object
+        if stored.version != etag or (size is not None and stored.size != size):
+            raise Stale(f"{key} was stored, and replaced at once")
+        return stored
+
+    def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
+        """A URL that reads or stores the object for a while without credentials, for whoever has it."""
         if not self._is_possible(key):
             return None
         url: str = self._access.client.generate_presigned_url(
-            "get_object",
+            "put_object" if put else "get_object",
             Params={"Bucket": self._bucket, "Key": self._prefix + key},
             ExpiresIn=max(1, min(expires, MAX_EXPIRES)),
         )
