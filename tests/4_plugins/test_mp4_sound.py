@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import random
 import sys
@@ -336,3 +337,33 @@ def test_old_quicktime_files_that_give_no_size() -> None:
     old = MemoryPlace(place.data[:at] + b"\0\0\0\1" + place.data[at + 4 :], "games/x.mov")
     for name in ("audio.wav", "1s-2s.wav", "1s-2s.m4a"):
         assert content(old, name) == content(place, name)
+
+
+# ---------------------------------------------------------------- windows of fragmented files
+
+
+@pytest.mark.parametrize("codec", ["aac", "libopus"])
+def test_a_window_of_a_fragmented_file_with_a_sidecar(tmp_path: Path, codec: str) -> None:
+    """Only the tables near the range are read; the sound is that of the whole."""
+    path = mp4_exact.encode(
+        tmp_path / "x.mp4", frames=240, fragmented=True, audio_codec=codec, size=(160, 90)
+    )
+    side = importlib.import_module("sample_media").sidecars(path)[0]
+    data = path.read_bytes()
+    known = mp4_sound.decode(data)
+    for start, stop in (
+        (Fraction(5), Fraction(6)),
+        (Fraction("6.321"), Fraction("7.9")),
+        (Fraction(0), Fraction(1)),
+    ):
+        place = MemoryPlace(data, "games/x.mp4", {".index.sqlite": side.read_bytes()})
+        movie = trio.run(source.movie_at, place, start, stop)
+        assert not movie.complete
+        name = f"{float(start)}s-{float(stop)}s"
+        rate, samples = mp4_sound.wav_samples(content(place, f"{name}.wav"))
+        first = int((start + movie.zero) * rate + Fraction(1, 2))
+        off = samples - known.line(len(samples), start=first).astype(int)
+        # A bit of noise that the encoder of the samples leaves to the decoder.
+        assert np.abs(off).max() <= (codec == "aac")
+        stored = mp4_sound.decode(content(place, f"{name}.m4a"))
+        assert (stored.line(len(samples)) == samples).all()
