@@ -45,6 +45,7 @@ def seconds(value: Fraction) -> float:
 
 
 def _stream(movie: Movie, track: Track) -> dict[str, Any]:
+    size = int(track.samples.size.sum())
     found: dict[str, Any] = {
         "id": track.track_id,
         "codec_type": _KINDS.get(track.handler, track.handler),
@@ -53,8 +54,8 @@ def _stream(movie: Movie, track: Track) -> dict[str, Any]:
         "time_base": f"1/{track.timescale}",
         "usable": track.usable,
         "encrypted": track.encrypted,
-        "nb_samples": len(track.samples),
-        "bytes": int(track.samples.size.sum()),
+        "nb_samples": size // track.unit if track.unit else len(track.samples),
+        "bytes": size,
         "edits": [_edit(movie, track, edit) for edit in track.edits],
     }
     if not track.usable:
