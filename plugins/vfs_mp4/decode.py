@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from vfs import Damaged, TooBig, Unsupported, WorkerFile
-from vfs_mp4.visual import MAX_PIXELS, Entry, Job, read_entry
+from vfs_mp4.visual import HARDWARE, MAX_PIXELS, Entry, Job, read_entry
 
 if TYPE_CHECKING:
     import av
@@ -96,7 +96,7 @@ class Decoder:
         self.entry = read_entry(job)
         self.given = self.problem = ""
         self._time_base = Fraction(1, job.timescale)
-        self._context = _context(self.entry)
+        self._context = _context(self.entry, job.device)
         self._begun = False
 
     def decode(self, pts: int, data: bytes, *, skippable: bool = False) -> list[av.VideoFrame]:
@@ -148,11 +148,11 @@ class Decoder:
             return []
 
 
-def _context(entry: Entry) -> Any:
+def _context(entry: Entry, device: str) -> Any:
     import av
 
     try:
-        context: Any = av.CodecContext.create(entry.decoder, "r")
+        context: Any = av.CodecContext.create(entry.decoder, "r", _accelerator(entry, device))
     except av.codec.codec.UnknownCodecError:
         raise Unsupported(f"this build of the media library has no decoder {entry.decoder}") from None
     context.thread_type, context.thread_count = "SLICE", 1
@@ -167,6 +167,15 @@ def _context(entry: Entry) -> Any:
     return context
 
 
+def _accelerator(entry: Entry, device: str) -> Any:
+    """The device, for what it may decode; a stream it cannot is decoded in software all the same."""
+    from av.codec.hwaccel import HWAccel
+
+    if not device or entry.decoder not in HARDWARE:
+        return None
+    return HWAccel(device, allow_software_fallback=True)
+
+
 def _has_parameters(entry: Entry) -> bool:
     """Whether the set-up names parameter sets (ISO/IEC 14496-15: avcC 5.3.3.1, hvcC 8.3.3.1)."""
     if entry.decoder == "h264":
@@ -174,3 +183,19 @@ def _has_parameters(entry: Entry) -> bool:
     if entry.decoder == "hevc":
         return len(entry.setup) > 23 and bool(entry.setup[22])
     return True
+
+
+def probe() -> tuple[str, str]:
+    """The first kind of device that can be opened, or "" and why there is none."""
+    import av
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    problems = []
+    for name in hwdevices_available():
+        try:
+            HWAccel(name).create(av.Codec("h264", "r"))
+        except (av.error.FFmpegError, NotImplementedError, RuntimeError) as error:
+            problems.append(f"{name}: {error}")
+        else:
+            return name, ""
+    return "", "; ".join(problems) or "the media library was built without"

@@ -9,6 +9,7 @@ import numpy as np
 
 from vfs import Bytes, Layout, Place, Source, TooBig, Unsupported, in_worker
 from vfs_mp4 import render, segments, splice
+from vfs_mp4.hardware import Hardware
 from vfs_mp4.model import Ticks
 from vfs_mp4.plan import Window
 from vfs_mp4.visual import Job
@@ -87,18 +88,22 @@ def source(place: Place, layout: Layout, needed: int | None = None) -> Source:
     return Source(partial(place.stream, layout), layout.size, ahead=layout.size if needed is None else needed)
 
 
-def frame(place: Place, window: Window, format: str, attributes: dict[str, str]) -> Bytes:
+def frame(
+    place: Place, window: Window, format: str, attributes: dict[str, str], hardware: Hardware | None = None
+) -> Bytes:
     """The first frame of a window as a picture. Raises what `coded` raises."""
+    hardware = hardware or Hardware()
     layout, job = coded(replace(window, last=window.first), spare=SPARE)
     needed = layout.window(0, sum(job.sizes[: len(job.sizes) - job.spare]))
     return Bytes(
-        produce=partial(_produce, job, format, source(place, layout, needed.size)),
-        version=f"{CODE}:{needed.fingerprint()}:{job.wanted}:{format}",
+        produce=partial(_produce, job, format, source(place, layout, needed.size), hardware),
+        version=f"{CODE}:{'hardware:' * hardware.wanted}{needed.fingerprint()}:{job.wanted}:{format}",
         mtime_ns=place.mtime_ns,
         reads=needed,
         attributes=attributes,
     )
 
 
-async def _produce(job: Job, format: str, data: Source) -> bytes:
+async def _produce(job: Job, format: str, data: Source, hardware: Hardware) -> bytes:
+    job = replace(job, device=await hardware.device())
     return await in_worker(render.picture, job, format, source=data, affinity=job.group)

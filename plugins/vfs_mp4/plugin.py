@@ -12,6 +12,7 @@ from vfs import (
     Layout,
     Node,
     Place,
+    Settings,
     Spliced,
     View,
     hookimpl,
@@ -20,6 +21,8 @@ from vfs import (
 )
 from vfs_mp4 import frames, info, leading, render, segments, source, splice
 from vfs_mp4.audio import Sounds
+from vfs_mp4.hardware import Hardware
+from vfs_mp4.options import Options
 from vfs_mp4.plan import Window
 from vfs_mp4.segments import Verbatim
 from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
@@ -30,9 +33,10 @@ INFO = "info.json"
 
 
 @hookimpl
-def vfs_views() -> list[View]:
-    """One view for each kind of thing."""
-    return [Videos(), Sounds(), Texts(), Waveforms()]
+def vfs_views(settings: Settings) -> list[View]:
+    """One view for each kind of thing. Raises ConfigError."""
+    options = Options.load(settings)
+    return [Videos(Hardware(wanted=options.hwaccel)), Sounds(), Texts(), Waveforms()]
 
 
 @hookimpl
@@ -45,6 +49,9 @@ class Videos:
     """Everything derived from one stored video."""
 
     name = "mp4"
+
+    def __init__(self, hardware: Hardware | None = None) -> None:
+        self._hardware = hardware or Hardware()
 
     def applies(self, place: Place) -> bool:
         """By the name of the file."""
@@ -66,7 +73,7 @@ class Videos:
         if derived is None or not _offered(derived):
             return None
         try:
-            return await _node(place, derived)
+            return await _node(place, derived, self._hardware)
         except ValueError as error:  # An extent outside its object: the tables lie.
             raise Damaged(f"{place.path}: {error}") from error
 
@@ -82,11 +89,11 @@ async def _info(place: Place) -> bytes:
     return await in_thread(info.describe, movie)
 
 
-async def _node(place: Place, derived: Derived) -> Node:
+async def _node(place: Place, derived: Derived, hardware: Hardware) -> Node:
     window = await window_of(place, derived.selection, exact_end=derived.format == "mp4")
     about = attributes(place, derived.selection, window)
     if derived.format in frames.FORMATS:
-        return frames.frame(place, window, derived.format, about)
+        return frames.frame(place, window, derived.format, about, hardware)
     if derived.mode == "frag" or not derived.selection.is_range:
         layout, index = await _perfect(place, window, sound=derived.selection.is_range)
         about["start_frame_index"] = str(index)

@@ -20,6 +20,8 @@ DECODERS = {
     "apcn": "prores", "apch": "prores", "apcs": "prores", "apco": "prores", "ap4h": "prores",
     "ap4x": "prores", "SVQ1": "svq1", "SVQ3": "svq3", "rle ": "qtrle", "cvid": "cinepak", "mp4v": "mpeg4",
 }  # fmt: skip
+#: Those that devices have, too.
+HARDWARE = frozenset(("h264", "hevc", "vp9", "mpeg2video"))
 #: MPEG-4 object type in esds (ISO/IEC 14496-1, table 5) -> decoder, where it is not part 2.
 _OBJECT_TYPES = {0x6A: "mpeg1video", 0x6C: "mjpeg", 0x6D: "png", 0x6E: "jpeg2000"} | dict.fromkeys(
     range(0x60, 0x66), "mpeg2video"
@@ -38,7 +40,7 @@ class Job:
     sizes, pts: of the samples, which lie one behind the other in the data. wanted: pts of the frame. spare:
     so many of the last samples are not needed for it; a decoder goes on with them when frames are asked for
     one after another. group: names what the samples begin with: jobs of one group are the same samples, as
-    far as they go; None = nothing is kept.
+    far as they go; None = nothing is kept. device: kind of device to decode on where it can; "" = none.
     """
 
     codec: str
@@ -51,6 +53,7 @@ class Job:
     timescale: int
     spare: int = 0
     group: tuple[str | int | bool, ...] | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from mp4_places import MemoryPlace  # noqa: E402
 from vfs_mp4 import leading  # noqa: E402
 from vfs_mp4.plugin import Videos, vfs_views  # noqa: E402
 
-from vfs import Node, NoMedia, OutOfRange, ReelfsError, Spliced, Unsupported, View  # noqa: E402
+from vfs import Node, NoMedia, OutOfRange, ReelfsError, Settings, Spliced, Unsupported, View  # noqa: E402
 
 
 def resolve(place: MemoryPlace, name: str) -> Node | None:
@@ -26,7 +26,7 @@ def resolve(place: MemoryPlace, name: str) -> Node | None:
 
 
 def test_the_hook_gives_a_view() -> None:
-    views: list[View] = vfs_views()
+    views: list[View] = vfs_views(Settings())
     assert views[0].name == "mp4"
 
 
