@@ -1,4 +1,4 @@
-"""The command line: `reelfs mount`, `umount`, `ls`, `stat`, `cat`, `explain`, `plugins`, `doctor`.
+"""The command line: `reelfs mount`, `umount`, `ls`, `stat`, `cat`, `explain`, `put`, `get`, `doctor`, ...
 
 Errors are one line on stderr that says what to do, and a non-zero exit: 2 for usage and configuration, 1
 for everything else; `REELFS_DEBUG=1` shows the traceback. What a command does not need is not imported: a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 import typer.core
@@ -26,8 +26,11 @@ from vfs.terminal import (
     print_json,
     print_line,
     print_table,
+    progress_bar,
     write_all,
 )
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -105,6 +108,7 @@ Second = Annotated[
 ]
 Flag = bool | None
 Text = str | None
+Replace = Annotated[bool, typer.Option("--replace", help="Store over what is there now.")]
 
 
 @app.command()
@@ -308,6 +312,67 @@ def doctor(
     raise typer.Exit(1 if any(check.state == "fail" for check in checks) else 0)
 
 
+@app.command()
+def put(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to send.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="s3://BUCKET/KEY, r2://BUCKET/KEY or a path.")
+    ],
+    replace: Replace = False,
+) -> None:
+    """Send a file to a store, with no mount; what broke off goes on where it was."""
+    from pathlib import Path
+
+    from vfs import transfer
+
+    path, remote = Path(file), transfer.remote_of(target)
+    state = transfer.state_folder(os.environ)
+    with progress_bar(path.name, path.stat().st_size if path.is_file() else 0) as progress:
+        _in_trio(lambda: transfer.put(path, remote, replace=replace, progress=progress, state=state))
+
+
+@app.command()
+def get(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="s3://BUCKET/KEY, r2://BUCKET/KEY or a path.")
+    ],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write.")],
+    replace: Replace = False,
+) -> None:
+    """Fetch an object from a store, with no mount; what broke off goes on where it was."""
+    from pathlib import Path
+
+    from vfs import transfer
+
+    remote = transfer.remote_of(source)
+    with progress_bar(remote.key, None) as progress:
+        _in_trio(lambda: transfer.get(remote, Path(file), replace=replace, progress=progress))
+
+
+@app.command()
+def presign(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="s3://BUCKET/KEY or r2://BUCKET/KEY.")],
+    put: Annotated[bool, typer.Option("--put", help="A URL to store the object by, not to read it.")] = False,
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it is valid, a week at most.")
+    ] = "1h",
+) -> None:
+    """Print a URL that reads (or stores) one object without credentials, for whoever has it."""
+    from vfs import transfer
+    from vfs.units import parse_seconds
+
+    remote, seconds = transfer.remote_of(target), parse_seconds(expires)
+
+    async def ask() -> str | None:
+        async with transfer.opened(remote, writable=put) as store:
+            return store.presign(remote.key, expires=int(seconds), put=put)
+
+    url = _in_trio(ask)
+    if url is None:
+        raise ReelfsError(f"{target}: a folder has no URLs")
+    print_line(url)
+
+
 # -- running and printing -----------------------------------------------------------------------------------
 
 
@@ -343,6 +408,16 @@ def _with_files(
         if source is None and isinstance(cause, OSError):
             _fail_on_mount(cause, path)
         raise cause from None
+
+
+def _in_trio(work: Callable[[], Awaitable[T]]) -> T:
+    """Run to the end; the one error that counts is raised."""
+    import trio
+
+    try:
+        return trio.run(work)
+    except BaseException as error:
+        raise only(error) from None
 
 
 def _fail_on_mount(error: OSError, path: str) -> NoReturn:

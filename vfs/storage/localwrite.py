@@ -85,11 +85,13 @@ class Writer:
                 return self._publish(key, path, descriptor, replaces)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+                self._tidy()
 
     def abort(self, key: str, upload: str) -> None:
         """Drop the parts of an upload."""
         with contextlib.suppress(NotFound):
             shutil.rmtree(self._folder(key, upload), ignore_errors=True)
+            self._tidy()
 
     def uploads(self, prefix: str) -> dict[str, str]:
         """Keys of uploads under way, by name."""
@@ -101,6 +103,11 @@ class Writer:
                     if key.startswith(prefix):
                         found[entry.name] = key
         return found
+
+    def _tidy(self) -> None:
+        """Nothing of ours stays in the folder when nothing is under way."""
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{self._root}/{UPLOADS}")
 
     # -- steps ------------------------------------------------------------------------------------------
 
@@ -123,6 +130,7 @@ class Writer:
             os.close(descriptor)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+            self._tidy()
 
     def _publish(self, key: str, path: str, descriptor: int, replaces: StoredObject | None) -> os.stat_result:
         os.fsync(descriptor)
