@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfs import Damaged
 from vfs_mp4 import boxes
@@ -23,11 +24,12 @@ _TAIL_BASE, _TAIL_EACH = 4096, 64
 class Anchors:
     """Regions of a fragmented movie, in file and time order; each holds one fragment or more.
 
-    source: `sidecar`, `sidx` or `mfra`; name: the same for people. offset: where each begins, strictly
-    increasing; end: where the last one ends. time: decode time of the first traf (`presentation`: the
+    source: `sidecar`, `sidx`, `mfra` or `search`; name: the same for people. offset: where each begins,
+    strictly increasing; end: where the last one ends. time: decode time of the first traf (`presentation`: the
     earliest presentation time instead) in ticks of `timescale`, None = of the track of the first traf.
     moof_size, data_end: of a sidecar, whose regions are exactly one moof and its mdat. length: ticks that
-    the last region lasts, None = unknown.
+    the last region lasts, None = unknown. fine: of what is still being found (`table.Finder`), which regions
+    are looked into; the others hold any number of fragments, and their times are predictions. None = all.
     """
 
     source: str
@@ -40,6 +42,7 @@ class Anchors:
     moof_size: Ticks | None = None
     data_end: Ticks | None = None
     length: int | None = None
+    fine: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """Number of regions."""
@@ -48,6 +51,10 @@ class Anchors:
     def stop(self, index: int) -> int:
         """Offset of the byte after region `index`."""
         return int(self.offset[index + 1]) if index + 1 < len(self) else self.end
+
+    def is_fine(self, index: int) -> bool:
+        """Whether region `index` can be read as it is."""
+        return self.fine is None or bool(self.fine[index])
 
     def covers(self, size: int) -> bool:
         """True when nothing but an mfra can follow in an object of `size` bytes."""

@@ -1,4 +1,7 @@
-"""Choose a hint where the fragments lie: sidecars first, then sidx, then mfra; check it at both ends."""
+"""Choose a hint where the fragments lie: sidecars first, then sidx, then mfra; check it at both ends.
+
+Without any, fragments are searched for as they are needed.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfs import Damaged, NotFound, Place, Stale
-from vfs_mp4 import sidecar, table, walk
+from vfs_mp4 import narrowing, sidecar, table, walk
 from vfs_mp4.anchors import Anchors, parse_mfra, parse_sidx
 from vfs_mp4.boxes import Header
 from vfs_mp4.fragments import Moof
 from vfs_mp4.probe import Opened, Reader, off_loop
-from vfs_mp4.table import FragmentTable
+from vfs_mp4.search import Search
+from vfs_mp4.table import Finder, FragmentTable
 
 __all__ = ["Anchors", "Side", "first_table", "head_length", "read_sidecar", "sidecars"]
 
@@ -94,7 +98,23 @@ async def first_table(
                 return await _opened_table(place, reader, opened, found)
             except Damaged as error:
                 place.report(f"{found.name} ignored: {error}")
-    return None
+    if "search" in tried:
+        return None
+    tried.add("search")
+    return await _searched(place, reader, opened, begin)
+
+
+async def _searched(place: Place, reader: Reader, opened: Opened, begin: _Begin) -> FragmentTable | None:
+    """A table whose fragments are found when they are needed; None where the first one is not usable."""
+    main = FragmentTable(place.object, opened, None).main
+    if main is None:
+        return None
+    search = Search(opened, main, place.size)
+    try:
+        await search.begin(reader, begin.moof)
+        return await _opened_table(place, reader, opened, search.anchors(), search)
+    except Damaged:
+        return None
 
 
 async def _begin(reader: Reader, opened: Opened) -> _Begin | None:
@@ -198,16 +218,22 @@ async def _mfra(place: Place, reader: Reader, opened: Opened, begin: _Begin) -> 
     return found
 
 
-async def _opened_table(place: Place, reader: Reader, opened: Opened, found: Anchors) -> FragmentTable:
+async def _opened_table(
+    place: Place, reader: Reader, opened: Opened, found: Anchors, finder: Finder | None = None
+) -> FragmentTable:
     """A table with its opening fragments, and its last one where the hint does not say how long it is."""
-    now = FragmentTable(place.object, opened, found)
+    now = FragmentTable(place.object, opened, found, finder=finder)
     moofs: list[Moof] = []
-    for number in range(len(found)):
+    number = 0
+    while number < len(now.known_anchors()):
+        if number:
+            now = await narrowing.fine(reader, now, now.bounds(number)[0], late=False)
         moofs += (await walk.region(reader, now, number)).moofs
         if table.settled(opened.moov.tracks, moofs):
             break
+        number += 1
     now.opening = table.opening_of(opened.moov.tracks, moofs)
     now.zero = table.zero_of(now, now.opening)
-    if found.source != "sidecar" or found.length is None:
+    if finder is None and (found.source != "sidecar" or found.length is None):
         await walk.region(reader, now, len(found) - 1)
     return now

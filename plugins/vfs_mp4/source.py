@@ -8,14 +8,14 @@ fragments is reported and dropped, and the fragments are walked: slower, never w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 
 import trio
 
 from vfs import Damaged, NotFound, OutOfRange, Place, Stale
-from vfs_mp4 import hints, table, timeline, walk
+from vfs_mp4 import hints, narrowing, table, timeline, walk
 from vfs_mp4.index import Moov
 from vfs_mp4.model import Movie
 from vfs_mp4.probe import BIG_FILE, Opened, Reader, gather, off_loop, open_moov
@@ -165,7 +165,10 @@ async def _all_fragments(place: Place, source: _Source) -> Movie:
     while source.table is not None:
         now = source.table
         try:
-            return await walk.all_regions(place, now)
+            found = now.anchors if now.finder is None else await now.finder.whole()
+            if found is None:
+                break
+            return await walk.all_regions(place, replace(now, anchors=found, finder=None))
         except Damaged as error:
             await _distrust(place, source, now, error)
     return await walk.whole(place, source.opened)
@@ -194,6 +197,7 @@ async def _by_hint(
 async def _window(place: Place, now: FragmentTable, start: Fraction, stop: Fraction) -> Movie:
     reader = Reader(place)
     begin, end = start + now.zero, stop + now.zero
+    now = await narrowing.settled(reader, now, begin, end)
     first, last = table.regions_for(now, begin, end)
     if start == stop:
         await _fetch_instant(reader, now, first, last, begin)
@@ -208,12 +212,14 @@ async def _window(place: Place, now: FragmentTable, start: Fraction, stop: Fract
         left, right = table.uncovered(now, tracks, first, last, begin, end)
         if not left and not right:
             return _movie_of(now, parsed, from_start=first == 0)
-        first, last = max(first - step * left, 0), min(last + right, len(now.known_anchors()) - 1)
+        now, (first, last) = await narrowing.grown(
+            reader, now, (first, last), (step if left else 0, int(right))
+        )
         step *= 2 if left else 1
 
 
 def _movie_of(now: FragmentTable, regions: Sequence[Region], *, from_start: bool) -> Movie:
-    tail = now.regions.get(len(now.known_anchors()) - 1)
+    tail = now.parsed(len(now.known_anchors()) - 1)
     return table.movie(
         now,
         [m for region in regions for m in region.moofs],
@@ -230,7 +236,7 @@ async def _fetch_instant(reader: Reader, now: FragmentTable, first: int, last: i
     at = int(anchors.offset[first])
     reach = table.instant_reach(now, first, begin)
     if last == first:
-        if first not in now.regions:
+        if now.parsed(first) is None:
             await reader.peek(at, reach)
         return
     next_at = int(anchors.offset[first + 1])
@@ -238,9 +244,9 @@ async def _fetch_instant(reader: Reader, now: FragmentTable, first: int, last: i
     if table.delays(now)[2]:
         # Leading pictures of the next key frame: that frame comes with them.
         next_reach = table.instant_reach(now, first + 1, Fraction(0))
-    if first not in now.regions and next_at - at - reach <= _WORTH_A_REQUEST:
+    if now.parsed(first) is None and next_at - at - reach <= _WORTH_A_REQUEST:
         await reader.peek(at, next_at + next_reach - at)
         return
     pieces = [(at, reach), (next_at, next_reach)]
-    wanted = [piece for n, piece in enumerate(pieces) if first + n not in now.regions]
+    wanted = [piece for n, piece in enumerate(pieces) if now.parsed(first + n) is None]
     await gather([partial(reader.peek, *piece) for piece in wanted])

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from vfs_mp4 import fragments, index, timeline
 from vfs_mp4.anchors import Anchors
 from vfs_mp4.fragments import Moof
 from vfs_mp4.model import Fragment, Movie, Track
-from vfs_mp4.probe import Opened
+from vfs_mp4.probe import Opened, Reader
 
 # The 0 of path times is looked for in the moov's own samples and this many fragments at most: enough for
 # each track to turn up where tracks have fragments of their own.
@@ -63,22 +64,53 @@ class _Seen:
         self.later = self.later or number > 0
 
 
+class Finder(Protocol):
+    """Finds anchors when they are needed, and keeps what it found."""
+
+    def anchors(self) -> Anchors:
+        """All that is known by now; another object whenever it has grown."""
+
+    async def narrow(self, reader: Reader, at: int, stop: int, want: int) -> None:
+        """Learn more of the region [at, stop), which is not fine, where `want` (ticks of the anchors) is.
+
+        Raises Damaged when it cannot.
+        """
+
+    async def whole(self) -> Anchors | None:
+        """All anchors; None where only a walk through the file finds them."""
+
+
 @dataclass(eq=False)
 class FragmentTable:
-    """All that is known of the fragments of one version. size: bytes of the object.
+    """All that is known of the fragments of one version.
 
-    anchors: None = no hint: the file is walked. opening: its first fragments, which fix `zero`, the 0 of
-    the player line in seconds.
+    anchors: None = no hint: the file is walked. finder: what finds more of them, None = they are complete.
+    opening: its first fragments, which fix `zero`, the 0 of the player line in seconds. regions: parsed ones,
+    by where they begin and end; tables of one hint (`current`) share them.
     """
 
     object: StoredObject
     opened: Opened
     anchors: Anchors | None
     opening: tuple[Moof, ...] = ()
-    regions: OrderedDict[int, Region] = field(default_factory=OrderedDict)
+    regions: OrderedDict[tuple[int, int], Region] = field(default_factory=OrderedDict)
     zero: Fraction = Fraction(0)
     seen: _Seen = field(default_factory=_Seen)
     first_track: int = 0
+    finder: Finder | None = None
+
+    def current(self) -> FragmentTable:
+        """The table with all anchors found by now."""
+        return self if self.finder is None else replace(self, anchors=self.finder.anchors())
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """Where a region begins and ends."""
+        anchors = self.known_anchors()
+        return int(anchors.offset[number]), anchors.stop(number)
+
+    def parsed(self, number: int) -> Region | None:
+        """A region that was parsed and is still kept."""
+        return self.regions.get(self.bounds(number))
 
     def learn(self, number: int, region: Region) -> None:
         """Remember a parsed region; the least recently used is forgotten."""
@@ -92,8 +124,8 @@ class FragmentTable:
             earliest = min(int(part.pts.min()) for part in rows)
             key, least = Fraction(int(rows[0].pts[0]), main.timescale), Fraction(earliest, main.timescale)
             self.seen.add(number, key - anchor, least - anchor)
-        self.regions[number] = region
-        self.regions.move_to_end(number)
+        self.regions[self.bounds(number)] = region
+        self.regions.move_to_end(self.bounds(number))
         while len(self.regions) > _KEPT_REGIONS:
             self.regions.popitem(last=False)
 
@@ -192,7 +224,7 @@ def delays(table: FragmentTable) -> tuple[Fraction, Fraction, bool]:
 def slack(table: FragmentTable) -> Fraction:
     """How much earlier than its bound a region's first shown frame may still be, in seconds."""
     main = table.main
-    exact = table.known_anchors().source == "sidecar"
+    exact = table.known_anchors().source in ("sidecar", "search")
     same = main is not None and table.first_track == main.track_id
     return Fraction(0) if exact and same else _LOOSE
 
@@ -231,7 +263,7 @@ def instant_reach(table: FragmentTable, number: int, start: Fraction) -> int:
     begin = Fraction(int(anchors.time[number]), scale) + key
     length = _length(anchors, number)
     part = float((start - begin) * scale / length) if length else 1.0
-    seen = [_needed(table, r, min(max(part, 0.0), 1.0)) for r in list(table.regions)[-4:]]
+    seen = [_needed(table, key, min(max(part, 0.0), 1.0)) for key in list(table.regions)[-4:]]
     shares = [share for share in seen if share is not None]
     if not shares:
         return size
@@ -245,13 +277,12 @@ def _length(anchors: Anchors, number: int) -> int:
     return anchors.length or 0
 
 
-def _needed(table: FragmentTable, number: int, part: float) -> float | None:
+def _needed(table: FragmentTable, bounds: tuple[int, int], part: float) -> float | None:
     """The share of a parsed region's bytes that its pictures up to `part` of its time took."""
-    main, anchors, region = table.main, table.known_anchors(), table.regions[number]
+    main, region, (begin, stop) = table.main, table.regions[bounds], bounds
     if main is None or not region.moofs or main.track_id not in region.moofs[0].rows:
         return None
     rows = region.moofs[0].rows[main.track_id]
-    begin, stop = int(anchors.offset[number]), anchors.stop(number)
     # The picture on screen at that part of the region, and the next in decode order for good measure.
     when = rows.pts[0] + part * float(rows.dur.sum())
     early = np.flatnonzero(rows.pts <= when)
@@ -346,7 +377,8 @@ def _end(
     anchors = table.known_anchors()
     key, _, _ = delays(table)
     length = anchors.length if anchors.length is not None else _length(anchors, len(anchors) - 2)
-    return Fraction(int(anchors.time[-1]) + length, table.scale()) + key, False
+    told = Fraction(int(anchors.time[-1]) + length, table.scale()) + key
+    return max(told, timeline.end(shows(tracks, moov.timescale))), False
 
 
 def ends_of(table: FragmentTable, moofs: Sequence[Moof]) -> dict[int, int]:

@@ -86,11 +86,10 @@ async def read_moof(reader: Reader, opened: Opened, at: int, head: Header, times
 
 async def region(reader: Reader, now: FragmentTable, number: int) -> Region:
     """One region of the anchors, parsed once. Raises Damaged when it is not what the anchors say."""
-    known = now.regions.get(number)
+    known = now.parsed(number)
     if known is not None:
         return known
-    anchors = now.known_anchors()
-    at, stop = int(anchors.offset[number]), anchors.stop(number)
+    anchors, (at, stop) = now.known_anchors(), now.bounds(number)
     reach, found, steps = table.moof_reach(now, number), _Found(), _Steps()
     while at < stop:
         head = await reader.header(at, reach)

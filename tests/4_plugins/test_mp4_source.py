@@ -188,7 +188,7 @@ def span_of(movie: Movie, when: Fraction) -> list[tuple[int, int]]:
     return list(zip(track.samples.offset[rows].tolist(), track.samples.size[rows].tolist(), strict=True))
 
 
-@pytest.mark.parametrize("hint", [".index.sqlite", ".index.json", "mfra", "walk"])
+@pytest.mark.parametrize("hint", [".index.sqlite", ".index.json", "mfra", "search"])
 def test_a_window_shows_what_the_whole_shows(clip: Path, hint: str) -> None:
     data = clip.read_bytes()
     sides = beside(clip, hint) if hint.startswith(".") else {}
@@ -207,7 +207,7 @@ def test_a_window_shows_what_the_whole_shows(clip: Path, hint: str) -> None:
                 continue
             window = at(place, when)
             assert span_of(window, when) == span_of(whole, when)
-            assert (window.zero, window.index_source == "walk") == (whole.zero, hint == "walk")
+            assert (window.zero, window.index_source == "search") == (whole.zero, hint == "search")
             assert not window.exact_duration or window.duration == whole.duration
     assert place.reports == []
 

@@ -1,0 +1,132 @@
+"""Fragmented files of any size that take no room: real moofs, media of zeros that are made when read."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+from mp4_places import MemoryPlace
+
+from vfs import Extent, StoredObject
+
+Moment = int
+
+
+def boxed(kind: bytes, body: bytes) -> bytes:
+    """A box."""
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def moof(number: int, time: int, sizes: Sequence[int], duration: int, track: int = 1) -> bytes:
+    """A fragment of one track as FFmpeg writes it: durations in tfhd, data behind the moof and mdat header."""
+
+    def traf(offset: int) -> bytes:
+        tfhd = boxed(b"tfhd", struct.pack(">IIII", 0x020028, track, duration, 0x01010000))
+        tfdt = boxed(b"tfdt", struct.pack(">IQ", 1 << 24, time))
+        rows = struct.pack(f">{len(sizes)}I", *sizes)
+        trun = boxed(b"trun", struct.pack(">IIiI", 0x205, len(sizes), offset, 0x02000000) + rows)
+        return boxed(b"traf", tfhd + tfdt + trun)
+
+    def whole(offset: int) -> bytes:
+        return boxed(b"moof", boxed(b"mfhd", struct.pack(">II", 0, number)) + traf(offset))
+
+    return whole(len(whole(0)) + 8)
+
+
+@dataclass
+class Bytes:
+    """Bytes of which only some are not zero. pieces: (offset, bytes), in order."""
+
+    size: int
+    pieces: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: slice) -> bytes:
+        start, stop, _ = key.indices(self.size)
+        data = bytearray(max(stop - start, 0))
+        first = max(bisect_right(self.pieces, start, key=lambda piece: piece[0]) - 1, 0)
+        for at, piece in self.pieces[first:]:
+            if at >= stop:
+                break
+            low, high = max(at, start), min(at + len(piece), stop)
+            if low < high:
+                data[low - start : high - start] = piece[low - at : high - at]
+        return bytes(data)
+
+
+class SparsePlace(MemoryPlace):
+    """A `MemoryPlace` of `Bytes`."""
+
+    @property
+    def version(self) -> str:
+        return "sparse"
+
+    @property
+    def object(self) -> StoredObject:
+        return StoredObject(self.path, self.size, self.version, self.mtime_ns)
+
+    def extent(self, offset: int, length: int) -> Extent:
+        return Extent(self.object, offset, length)
+
+
+@dataclass
+class Sparse:
+    """A fragmented file. fragments: (offset, end, time in ticks) of each; ticks: of a second."""
+
+    place: SparsePlace
+    fragments: list[tuple[int, int, int]]
+    ticks: int
+    each: int
+
+
+def sparse(
+    init: bytes,
+    count: int,
+    size_of: Callable[[int], int],
+    *,
+    ticks: int,
+    samples: int = 20,
+    inside: dict[int, bytes] | None = None,
+    between: bytes = b"",
+    tail: bytes = b"",
+) -> Sparse:
+    """`count` fragments of `samples` samples behind a real init section.
+
+    size_of: bytes of media of a fragment. ticks: of a second in the track; a fragment lasts 0.8 s. inside: bytes
+    that lie in the middle of the media of a fragment. between: boxes before each moof but the first.
+    """
+    pieces, fragments, at = [(0, init)], [], len(init)
+    duration = ticks * 8 // 10 // samples
+    for number in range(count):
+        if number:
+            pieces.append((at, between))
+            at += len(between)
+        media = size_of(number)
+        rows = [media // samples] * (samples - 1)
+        rows.append(media - sum(rows))
+        head = moof(number + 1, number * duration * samples, rows, duration)
+        head += struct.pack(">I4s", 8 + media, b"mdat")
+        pieces.append((at, head))
+        if inside and number in inside:
+            pieces.append((at + len(head) + media // 2, inside[number]))
+        fragments.append((at, at + len(head) + media, number * duration * samples))
+        at += len(head) + media
+    pieces.append((at, tail))
+    place = SparsePlace(Bytes(at + len(tail), pieces))  # type: ignore[arg-type]
+    return Sparse(place, fragments, ticks, duration * samples)
+
+
+def init_of(path: Path) -> tuple[bytes, int]:
+    """(everything up to the end of moov, ticks a second of its first track) of a fragmented file."""
+    from vfs_mp4 import source
+
+    place = MemoryPlace(path.read_bytes())
+    movie = trio.run(source.open_movie, place)
+    assert movie.init is not None
+    return place.data[: movie.init[1]], movie.tracks[0].timescale
