@@ -79,8 +79,8 @@ def _following(window: Window, needed: Ticks, count: int) -> Ticks:
 def _group(window: Window, needed: Ticks) -> tuple[str | int | bool, ...]:
     """What jobs have in common whose samples begin alike."""
     stored, track, key = window.movie.object, window.track, int(needed[0])
-    keeps = segments.keeps_leading(window, key)
-    return (stored.key, stored.version, track.track_id, int(track.samples.offset[key]), keeps)
+    keeps, kind = segments.keeps_leading(window, key), int(track.samples.description[window.rows[0]])
+    return (stored.key, stored.version, track.track_id, int(track.samples.offset[key]), keeps, kind)
 
 
 def source(place: Place, layout: Layout, needed: int | None = None) -> Source:

@@ -20,8 +20,8 @@ from vfs_mp4.visual import Job
 if TYPE_CHECKING:
     import av
 
-#: Bytes of decoded planes kept: two seconds of 1080p at 30 frames a second.
-BUDGET = 192 << 20
+#: Bytes of decoded planes kept, in each worker: 41 frames of 1080p.
+BUDGET = 128 << 20
 #: Groups kept at most; the daemon remembers as many when it chooses the worker of a job.
 GROUPS = 64
 #: Decoders kept standing in the middle of a group; each holds up to 16 pictures of its own.
