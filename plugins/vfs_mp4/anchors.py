@@ -25,8 +25,8 @@ class Anchors:
     """Regions of a fragmented movie, in file and time order; each holds one fragment or more.
 
     source: `sidecar`, `sidx`, `mfra` or `search`; name: the same for people. offset: where each begins,
-    strictly increasing; end: where the last one ends. time: decode time of the first traf (`presentation`: the
-    earliest presentation time instead) in ticks of `timescale`, None = of the track of the first traf.
+    strictly increasing; end: where the last one ends. time: decode time of the first traf (`presentation`:
+    the earliest presentation time instead) in ticks of `timescale`, None = of the track of the first traf.
     moof_size, data_end: of a sidecar, whose regions are exactly one moof and its mdat. length: ticks that
     the last region lasts, None = unknown. fine: of what is still being found (`table.Finder`), which regions
     are looked into; the others hold any number of fragments, and their times are predictions. None = all.

@@ -33,8 +33,12 @@ _MAX_BOXES = 64
 _LEAST, _MOST = 64 << 10, 1 << 20
 # Up to this size the fragment behind the estimate comes along: it proves the one before it without a request.
 _AHEAD = 256 << 10
+# Fragments of megabytes that are stepped over one by one: a request each, but no media.
+_HOPS = 3
 # After so many estimates for one time every other step halves the gap: rates that change defeat estimates.
 _ESTIMATES = 5
+# Known fragments on each side that are looked at for how the rate changes.
+_AROUND = 12
 # Fragments known of one file; beyond that a walk is cheaper, and the memory not worth it.
 _MAX_KNOWN = 20_000
 # A box header and the first child of a moof, up to its sequence number (ISO/IEC 14496-12 8.8.5).
@@ -69,6 +73,7 @@ class Search:
         self._proved: set[int] = set()
         self._rejected: set[int] = set()
         self._tried = (0, 0)
+        self._largest = 0
         self._anchors: Anchors | None = None
 
     async def begin(self, reader: Reader, at: int) -> None:
@@ -87,7 +92,8 @@ class Search:
         before = self._order[bisect_right(self._order, at) - 1]
         known = self._starts[before]
         stop = min(stop, self._end) if at != before else known.after
-        if at == before or want < 2 * known.until - known.time:
+        small = known.after - before <= _AHEAD
+        if at == before or want < known.until + (1 if small else _HOPS) * (known.until - known.time):
             await self._follow(reader, before)
             return
         await self._look(reader, before, stop, self._estimate(before, stop, want))
@@ -138,6 +144,7 @@ class Search:
             raise Damaged(f"more than {_MAX_KNOWN} fragments without an index")
         self._order.insert(place, at)
         self._starts[at] = start
+        self._largest = max(self._largest, start.after - at)
         self._anchors = None
         return True
 
@@ -161,13 +168,38 @@ class Search:
         self._tried = (want, count)
         if count > _ESTIMATES and count % 2:
             return (known.after + stop) // 2
-        if behind is not None:
-            rate = (stop - known.after) / max(behind.time - known.until, 1)
-        else:
-            rate = self._rate_to_end(known) or self._rate()
         room = stop - known.after
+        if behind is not None:
+            offset = self._curve(before, stop, want)
+        elif (rate := self._rate_to_end(known)) <= 0 and known.after - before <= _AHEAD:
+            # The last fragment is cheap to look at, and makes the next estimate a good one.
+            offset = room
+        else:
+            offset = (want - known.until) * (rate or self._rate())
         # A time behind the end of the file is looked for in its last fragment.
-        return known.after + int(min(max((want - known.until) * rate, 1.0), room - 1.0))
+        return known.after + int(min(max(offset, 1.0), room - 1.0))
+
+    def _curve(self, before: int, stop: int, want: int) -> float:
+        """Bytes behind a known fragment: a line to the next one, bent to pass through a third."""
+        known, behind = self._starts[before], self._starts[stop]
+        length, room, at = max(behind.time - known.until, 1), stop - known.after, want - known.until
+        line, bend = at * room / length, 0.0
+        # Nearer ones tell of single fragments and not of the course of the film.
+        least = max(min(at, length - at) / 2, 1)
+        thirds = [(t, o) for t, o in self._around(before, stop) if not -least < t < length + least]
+        if thirds:
+            time, offset = min(thirds, key=lambda third: abs(third[0] - at))
+            bend = (offset - time * room / length) / (time * (time - length)) * at * (at - length)
+        return line + bend if 0 < line + bend < room else line
+
+    def _around(self, before: int, stop: int) -> list[tuple[int, int]]:
+        """(time, offset) of some known fragments on both sides of a gap, counted from its beginning."""
+        place, known = bisect_left(self._order, before), self._starts[before]
+        near = [*self._order[max(place - _AROUND, 0) : place], *self._order[place + 2 :][:_AROUND]]
+        near += [self._order[0], self._order[-1]]
+        return [
+            (self._starts[o].time - known.until, o - known.after) for o in near if o not in (before, stop)
+        ]
 
     def _rate_to_end(self, known: _Start) -> float:
         """Bytes a tick up to the end of the file by the movie header's duration, 0 where it tells none."""
@@ -182,34 +214,40 @@ class Search:
 
     async def _look(self, reader: Reader, before: int, stop: int, near: int) -> None:
         """Learn the fragments of a window that ends at `near`, and grows backwards until there is one."""
-        known = self._starts[before]
-        each = known.after - before
-        end = min(near + (each if each <= _AHEAD else 0), stop)
-        width = min(max(2 * each, _LEAST), _MOST) if each <= _AHEAD else _MOST // 2
+        known, behind = self._starts[before], self._starts.get(stop)
+        each = max(known.after - before, behind.after - stop if behind else 0)
+        small = each <= _AHEAD
+        end = min(near + each, stop) if small else near
+        width = max(2 * each, _LEAST) if small else min(max(2 * each // 3, _AHEAD), _MOST)
         low = max(min(near, end) - width, known.after)
         while True:
-            if await self._scan(reader, low, end):
+            # Of small fragments one more than is looked for: what lies in its media is none.
+            context = max(low - self._largest * 5 // 4, known.after) if small else low
+            if await self._scan(reader, context, low, end):
                 return
             if low <= known.after:
                 await self._follow(reader, before)
                 return
-            width *= 2
             low, end = max(low - width, known.after), low
 
-    async def _scan(self, reader: Reader, low: int, end: int) -> int:
-        """How many fragments that begin in [low, end) were learnt."""
-        data = await reader.peek(low, end + _MOOF_HEAD - low)
-        learnt, behind = 0, low
-        for at in _candidates(data, low, end):
-            if at < behind or at in self._rejected or at in self._starts:
+    async def _scan(self, reader: Reader, context: int, low: int, end: int) -> int:
+        """How many fragments that begin in [low, end) were learnt; media of those from `context` on is left
+        out.
+        """
+        await reader.peek(context, end + _REACH - context)
+        data = await reader.peek(context, end + _MOOF_HEAD - context)
+        learnt, behind = 0, context
+        for at in _candidates(data, context, end):
+            if at < behind or at in self._rejected:
                 continue
             try:
-                start = await self._start(reader, at)
+                start = self._starts.get(at) or await self._start(reader, at)
             except Damaged:
                 self._rejected.add(at)
                 continue
-            if self._add(at, start):
-                learnt, behind = learnt + 1, start.after
+            behind = start.after
+            if at >= low and at not in self._starts:
+                learnt += self._add(at, start)
         return learnt
 
     async def _follow(self, reader: Reader, at: int) -> None:

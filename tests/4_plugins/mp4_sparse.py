@@ -22,7 +22,7 @@ def boxed(kind: bytes, body: bytes) -> bytes:
 
 
 def moof(number: int, time: int, sizes: Sequence[int], duration: int, track: int = 1) -> bytes:
-    """A fragment of one track as FFmpeg writes it: durations in tfhd, data behind the moof and mdat header."""
+    """A fragment of one track as FFmpeg writes it: durations in tfhd, data behind the mdat's header."""
 
     def traf(offset: int) -> bytes:
         tfhd = boxed(b"tfhd", struct.pack(">IIII", 0x020028, track, duration, 0x01010000))
@@ -98,8 +98,8 @@ def sparse(
 ) -> Sparse:
     """`count` fragments of `samples` samples behind a real init section.
 
-    size_of: bytes of media of a fragment. ticks: of a second in the track; a fragment lasts 0.8 s. inside: bytes
-    that lie in the middle of the media of a fragment. between: boxes before each moof but the first.
+    size_of: bytes of media of a fragment. ticks: of a second in the track; a fragment lasts 0.8 s. inside:
+    bytes that lie in the middle of the media of a fragment. between: boxes before each moof but the first.
     """
     pieces, fragments, at = [(0, init)], [], len(init)
     duration = ticks * 8 // 10 // samples

@@ -1,0 +1,212 @@
+"""Frames of fragmented files that nothing lists: few requests, few bytes, and never a wrong fragment."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import trio
+from vfs_mp4 import source, timeline
+from vfs_mp4.model import Movie
+
+from vfs import OutOfRange
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
+
+from mp4_places import MemoryPlace  # noqa: E402
+from mp4_sparse import Sparse, boxed, init_of, moof, sparse  # noqa: E402
+from sample_media import encode  # type: ignore[import-not-found]  # noqa: E402
+
+KIB, MIB = 1 << 10, 1 << 20
+GAME = 540 * 1000 * 1000
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, int]:
+    """A real init section, and the ticks a second of its track."""
+    path = tmp_path_factory.mktemp("init") / "x.mp4"
+    encode(path, frames=20, gop=20, bframes=0, fragmented=True, audio=False, size=(160, 90))
+    return init_of(path)
+
+
+def uneven(mean: int, spread: float, seed: int = 1) -> Callable[[int], int]:
+    """Sizes that vary by `spread` (standard deviation, as a part of the mean)."""
+    picks = random.Random(seed)
+    sizes = [max(int(mean * picks.gauss(1, spread)), mean // 8) for _ in range(GAME // mean)]
+    return lambda number: sizes[number % len(sizes)]
+
+
+def shown_at(movie: Movie, when: Fraction) -> int:
+    """Offset of the picture shown at a time."""
+    track = movie.video
+    assert track is not None
+    shown = timeline.shown(movie, track)
+    row = int(shown.order[timeline.row_at(shown, timeline.ticks(when, track, movie))])
+    return int(track.samples.offset[row])
+
+
+def fresh(place: MemoryPlace) -> None:
+    """As if never read."""
+    for kept in (place.log, place.ranges.held, place.memo, place.locks, place.reports):
+        kept.clear()
+
+
+def reading(made: Sparse, when: Fraction) -> tuple[int, int]:
+    """Requests for the frame at a time with all of its fragment, and the bytes beyond that fragment."""
+    place, before = made.place, len(made.place.log)
+    movie = trio.run(source.movie_at, place, when, when)
+    begin, end, _ = made.fragments[int(when * made.ticks) // made.each]
+    assert begin <= shown_at(movie, when) < end
+    assert movie.index_source == "search"
+    trio.run(place.read, begin, end - begin)
+    return len(place.log) - before, sum(length for _, _, length in place.log[before:]) - (end - begin)
+
+
+GAMES: dict[str, tuple[int, Callable[[int], int]]] = {
+    "even": (80_000, lambda number: 80_000),
+    "uneven": (80_000, uneven(80_000, 0.4)),
+    "waves": (80_000, lambda number: int(80_000 * (1 + 0.6 * math.sin(number / 500)))),
+    "more and more": (80_000, lambda number: int(20_000 * (1 + 6 * number * 80_000 / GAME))),
+    "large fragments": (4_400_000, lambda number: 4_400_000),
+}
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_an_instant_of_an_unindexed_game_costs_ten_requests(name: str, init: tuple[bytes, int]) -> None:
+    """540 MB, 90 minutes of 0.8 s fragments (players step through 123 of the large ones)."""
+    mean, size_of = GAMES[name]
+    count = GAME // mean
+    made = sparse(init[0], count, size_of, ticks=init[1])
+    assert made.place.size > 0.95 * GAME
+    picks, costs = random.Random(5), []
+    for _ in range(8):
+        fresh(made.place)
+        costs.append(reading(made, Fraction(picks.randrange(count * made.each), made.ticks)))
+    print(f"\n{name}: requests {sorted(c[0] for c in costs)} KiB beyond {sorted(c[1] >> 10 for c in costs)}")
+    assert max(gets for gets, _ in costs) <= 10
+    assert max(beyond for _, beyond in costs) <= 4 * MIB
+
+
+def test_what_was_learnt_makes_the_next_time_cheaper(init: tuple[bytes, int]) -> None:
+    """A neighbour costs what an indexed one does; every further one is found from nearer by."""
+    made = sparse(init[0], GAME // 80_000, uneven(80_000, 0.4), ticks=init[1])
+    first, _ = reading(made, Fraction(3000))
+    near, _ = reading(made, Fraction(30008, 10))
+    assert near < first
+    assert near <= 2
+    assert reading(made, Fraction(30008, 10))[0] == 0
+    far = [reading(made, Fraction(3000 + 37 * step, 1))[0] for step in range(1, 12)]
+    assert max(far) <= 6
+
+
+def test_the_ends_of_the_line(init: tuple[bytes, int]) -> None:
+    made = sparse(init[0], 500, uneven(80_000, 0.4), ticks=init[1], tail=boxed(b"free", bytes(64)))
+    end = Fraction(500 * made.each, made.ticks)
+    assert reading(made, Fraction(0))[0] <= 4
+    fresh(made.place)
+    assert reading(made, end - Fraction(1, made.ticks))[0] <= 5
+    fresh(made.place)
+    movie = trio.run(source.movie_at, made.place, end, end)
+    assert (movie.duration, movie.exact_duration) == (end, True)
+    with pytest.raises(OutOfRange):
+        trio.run(source.movie_at, made.place, end + 1, end + 1)
+    with pytest.raises(OutOfRange):
+        trio.run(source.movie_at, made.place, end, end + 1)
+
+
+def test_a_range_is_whole(init: tuple[bytes, int]) -> None:
+    """All fragments of the range, with boxes between them, and none twice."""
+    between = boxed(b"styp", b"msdh" + bytes(4)) + boxed(b"free", b"moof" * 8)
+    made = sparse(init[0], 400, uneven(60_000, 0.4), ticks=init[1], between=between)
+    movie = trio.run(source.movie_at, made.place, Fraction(100), Fraction(108))
+    begin, last = 100 * made.ticks // made.each, -(-108 * made.ticks // made.each) - 1
+    assert {f[0] for f in made.fragments[begin : last + 1]} <= {f.offset for f in movie.fragments}
+    assert not movie.complete
+    assert len(made.place.log) <= 20
+
+
+def fakes(init: tuple[bytes, int], made: Sparse, number: int, times: list[int]) -> bytes:
+    """Whole fragments, one behind the other, as they could lie in the media of fragment `number`."""
+    found = b""
+    for step, time in enumerate(times):
+        head = moof(number + 1 + step, time * made.each, [100] * 20, made.each // 20)
+        found += head + struct.pack(">I4s", 8 + 2000, b"mdat") + bytes(2000)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_fragments_inside_the_media_are_no_fragments(init: tuple[bytes, int], count: int) -> None:
+    """Letters, broken boxes, and whole fragments with fitting times, all over the media."""
+    plain = sparse(init[0], 300, lambda number: 50_000, ticks=init[1])
+    picks = random.Random(9)
+    inside = {}
+    for number in range(1, 300):
+        real = moof(number, number * plain.each, [100] * 20, plain.each // 20)
+        inside[number] = picks.choice(
+            [
+                b"moof" * 40,
+                struct.pack(">I4sI4sII", 120, b"moof", 16, b"mfhd", 0, number) + bytes(100),
+                real,
+                fakes(init, plain, number, [number + 1 + step for step in range(count)]),
+            ]
+        )
+    made = sparse(init[0], 300, lambda number: 50_000, ticks=init[1], inside=inside)
+    for _ in range(60):
+        fresh(made.place)
+        when = Fraction(picks.randrange(300 * made.each), made.ticks)
+        movie = trio.run(source.movie_at, made.place, when, when)
+        begin, end, _ = made.fragments[int(when * made.ticks) // made.each]
+        assert begin <= shown_at(movie, when) < end
+        track = movie.video
+        assert track is not None
+        assert int(track.samples.size[0]) == 2500
+
+
+def test_what_needs_everything_walks_and_says_the_same(init: tuple[bytes, int]) -> None:
+    made = sparse(init[0], 120, uneven(60_000, 0.4), ticks=init[1])
+    reading(made, Fraction(40))
+    whole = trio.run(source.open_movie, made.place)
+    assert (whole.complete, whole.index_source, len(whole.fragments)) == (True, "walk", 120)
+    for when in (Fraction(0), Fraction(41), Fraction(959, 10)):
+        assert shown_at(trio.run(source.movie_at, made.place, when, when), when) == shown_at(whole, when)
+
+
+def test_a_broken_fragment_costs_itself_alone(init: tuple[bytes, int]) -> None:
+    """Garbage instead of a moof: what is around is found; what a walk cannot reach either is not there."""
+    made = sparse(init[0], 60, lambda number: 40_000, ticks=init[1])
+    heads = made.place.data.pieces  # type: ignore[attr-defined]
+    broken = made.fragments[15][0]
+    heads[:] = [(at, b"\0\0\0\3junk" + piece[8:] if at == broken and piece else piece) for at, piece in heads]
+    for when, number in ((Fraction(8), 10), (Fraction(47), 58), (Fraction(119, 10), 14)):
+        fresh(made.place)
+        begin, end, _ = made.fragments[number]
+        movie = trio.run(source.movie_at, made.place, when, when)
+        assert begin <= shown_at(movie, when) < end
+    fresh(made.place)
+    with pytest.raises(OutOfRange):
+        trio.run(source.movie_at, made.place, Fraction(124, 10), Fraction(124, 10))
+
+
+def test_many_at_once_find_the_same(init: tuple[bytes, int]) -> None:
+    made = sparse(init[0], 2000, uneven(60_000, 0.4), ticks=init[1])
+    picks = random.Random(2)
+    times = [Fraction(picks.randrange(2000 * made.each), made.ticks) for _ in range(30)]
+
+    async def one(when: Fraction) -> None:
+        begin, end, _ = made.fragments[int(when * made.ticks) // made.each]
+        assert begin <= shown_at(await source.movie_at(made.place, when, when), when) < end
+
+    async def go() -> None:
+        async with trio.open_nursery() as nursery:
+            for when in times:
+                nursery.start_soon(one, when)
+
+    trio.run(go)
+    assert made.place.reports == []
