@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfs import Damaged, NotFound, Place, Stale
-from vfs_mp4 import narrowing, sidecar, table, walk
+from vfs_mp4 import narrowing, rangedb, sidecar, table, walk
 from vfs_mp4.anchors import Anchors, parse_mfra, parse_sidx
 from vfs_mp4.boxes import Header
 from vfs_mp4.fragments import Moof
@@ -19,7 +19,7 @@ from vfs_mp4.probe import Opened, Reader, off_loop
 from vfs_mp4.search import Search
 from vfs_mp4.table import Finder, FragmentTable
 
-__all__ = ["Anchors", "Side", "first_table", "head_length", "read_sidecar", "sidecars"]
+__all__ = ["Hint", "Side", "first_table", "head_length", "read_sidecar", "sidecars"]
 
 # An mfra of FFmpeg has about 20 bytes a fragment; more than this is no hint worth its bytes.
 _MAX_HINT = 4 << 20
@@ -27,6 +27,8 @@ _TAIL = 8 << 10
 _MAX_HEAD = 64 << 10
 # Boxes between moov and the first moof: styp, sidx, free, emsg, ...
 _MAX_BETWEEN = 32
+#: Under which name (and version of the code) the index of a file is kept on this machine.
+KEPT = "mp4.index.1"
 # What the generator of sidecars writes when it finds no mdhd.
 _NO_TIMESCALE = 90_000
 
@@ -40,6 +42,14 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """Where fragments lie by the word of one source. finder: finds those that `anchors` do not have yet."""
+
+    anchors: Anchors
+    finder: Finder | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Begin:
     """Where the fragments begin. sidx: offset and header of one before them."""
 
@@ -49,37 +59,48 @@ class _Begin:
 
 
 async def sidecars(place: Place) -> list[Side]:
-    """The sidecars beside a file that list fragments; known from the listing, none is read."""
-    return [
+    """The sidecars beside a file that list fragments; known from the listing, none is read.
+
+    A database so large that it is read by range stands alone: the other form would have to be read whole.
+    """
+    found = [
         Side(suffix, side)
         for suffix in (sidecar.SQLITE, sidecar.JSON)
         if (side := await place.sidecar(suffix))
     ]
+    return found[:1] if found and _by_range(found[0]) else found
 
 
-async def read_sidecar(place: Place, side: Side) -> Anchors | None:
+def _by_range(side: Side) -> bool:
+    return side.suffix == sidecar.SQLITE and side.place.size > rangedb.WHOLE
+
+
+async def read_sidecar(place: Place, side: Side) -> Hint | None:
     """What a sidecar says; None, with a report, when it cannot be of this file."""
     size = side.place.size
     try:
+        if _by_range(side):
+            index = await rangedb.RangedIndex.opened(side.place, place.size)
+            return Hint(index.anchors(), index)
         if size > sidecar.MAX_BYTES:
             raise Damaged(f"{size} bytes are over the limit of {sidecar.MAX_BYTES}")
         data = await side.place.read(0, size)
-        return await off_loop(size, sidecar.parse, side.suffix, data, place.size)
+        return Hint(await off_loop(size, sidecar.parse, side.suffix, data, place.size))
     except (Damaged, NotFound, Stale) as error:
         place.report(f"{side.suffix} ignored: {error}")
         return None
 
 
-def head_length(parsed: Sequence[Anchors | None]) -> int | None:
+def head_length(parsed: Sequence[Hint | None]) -> int | None:
     """How long the head with the first moof is by the word of a sidecar; None where none says."""
-    found = next((anchors for anchors in parsed if anchors is not None), None)
+    found = next((hint.anchors for hint in parsed if hint is not None), None)
     if found is None or found.moof_size is None:
         return None
     return min(int(found.offset[0] + found.moof_size[0]) + 16, _MAX_HEAD)
 
 
 async def first_table(
-    place: Place, reader: Reader, opened: Opened, parsed: Sequence[Anchors], tried: set[str]
+    place: Place, reader: Reader, opened: Opened, parsed: Sequence[Hint], tried: set[str]
 ) -> FragmentTable | None:
     """A table by the best hint that fits, its opening read; None where the file must be walked.
 
@@ -88,16 +109,16 @@ async def first_table(
     begin = await _begin(reader, opened)
     if begin is None or any(len(track.samples) for track in opened.moov.tracks):
         return None
-    for source in ("sidecar", "sidx", "mfra"):
+    for source in ("sidecar", "kept", "sidx", "mfra"):
         if source in tried:
             continue
         tried.add(source)
-        found = await _anchors(source, place, reader, opened, parsed, begin)
+        found = await _hint(source, place, reader, opened, parsed, begin)
         if found is not None:
             try:
                 return await _opened_table(place, reader, opened, found)
             except Damaged as error:
-                place.report(f"{found.name} ignored: {error}")
+                place.report(f"{found.anchors.name} ignored: {error}")
     if "search" in tried:
         return None
     tried.add("search")
@@ -112,7 +133,7 @@ async def _searched(place: Place, reader: Reader, opened: Opened, begin: _Begin)
     search = Search(opened, main, place.size)
     try:
         await search.begin(reader, begin.moof)
-        return await _opened_table(place, reader, opened, search.anchors(), search)
+        return await _opened_table(place, reader, opened, Hint(search.anchors(), search))
     except Damaged:
         return None
 
@@ -135,36 +156,46 @@ async def _begin(reader: Reader, opened: Opened) -> _Begin | None:
     return None
 
 
-async def _anchors(
-    source: str, place: Place, reader: Reader, opened: Opened, parsed: Sequence[Anchors], begin: _Begin
-) -> Anchors | None:
-    """The anchors of one kind of hint, if it is there and can be of this file."""
+async def _hint(
+    source: str, place: Place, reader: Reader, opened: Opened, parsed: Sequence[Hint], begin: _Begin
+) -> Hint | None:
+    """The hint of one kind, if it is there and can be of this file."""
     try:
         if source == "sidecar":
-            return await _agreed(place, reader, opened, parsed, begin)
-        if source == "sidx":
-            return await _sidx(place, reader, begin)
-        return await _mfra(place, reader, opened, begin)
+            return await _agreed(place, opened, parsed, begin)
+        if source == "kept":
+            return await _kept(place, opened, begin)
+        found = await (
+            _sidx(place, reader, begin) if source == "sidx" else _mfra(place, reader, opened, begin)
+        )
+        return None if found is None else Hint(found)
     except Damaged as error:
         place.report(f"{source} ignored: {error}")
         return None
 
 
-async def _agreed(
-    place: Place, reader: Reader, opened: Opened, parsed: Sequence[Anchors], begin: _Begin
-) -> Anchors | None:
+async def _agreed(place: Place, opened: Opened, parsed: Sequence[Hint], begin: _Begin) -> Hint | None:
     """The sidecar to use: of two that disagree the one whose first and last fragment are there."""
-    fitting = [found for found in parsed if _begins_well(place, opened, found, begin)]
-    if len(fitting) == 2 and not sidecar.agree(*fitting):
-        held = [found for found in fitting if await _ends_well(place, opened, found)]
+    fitting = [hint for hint in parsed if _begins_well(place, opened, hint.anchors, begin)]
+    if len(fitting) == 2 and not sidecar.agree(fitting[0].anchors, fitting[1].anchors):
+        held = [hint for hint in fitting if await _ends_well(place, opened, hint.anchors)]
         place.report("the sidecars disagree" + ("" if len(held) == 1 else ": both ignored"))
         return held[0] if len(held) == 1 else None
     return fitting[0] if fitting else None
 
 
+async def _kept(place: Place, opened: Opened, begin: _Begin) -> Hint | None:
+    """The index that an earlier mount, or `reelfs index`, made of this version."""
+    data = await place.kept(KEPT)
+    if data is None:
+        return None
+    found = replace(await off_loop(len(data), sidecar.parse_sqlite, data, place.size), name="the kept index")
+    return Hint(found) if _begins_well(place, opened, found, begin) else None
+
+
 def _begins_well(place: Place, opened: Opened, found: Anchors, begin: _Begin) -> bool:
     """Whether the first row is the first fragment, and the last row the end of the file."""
-    scales = [track.timescale for track in opened.moov.tracks[:1]]
+    scales = [track.timescale for track in opened.moov.tracks]
     reason = ""
     if found.timescale not in (*scales, _NO_TIMESCALE):
         reason = f"timescale {found.timescale}, the video has {scales}"
@@ -218,10 +249,9 @@ async def _mfra(place: Place, reader: Reader, opened: Opened, begin: _Begin) -> 
     return found
 
 
-async def _opened_table(
-    place: Place, reader: Reader, opened: Opened, found: Anchors, finder: Finder | None = None
-) -> FragmentTable:
+async def _opened_table(place: Place, reader: Reader, opened: Opened, hint: Hint) -> FragmentTable:
     """A table with its opening fragments, and its last one where the hint does not say how long it is."""
+    found, finder = hint.anchors, hint.finder
     now = FragmentTable(place.object, opened, found, finder=finder)
     moofs: list[Moof] = []
     number = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -23,9 +24,22 @@ MAX_BYTES = 32 << 20
 _MAX_ROWS = 1_000_000
 # The three statements take a few thousand steps a thousand fragments; a hostile schema would take for ever.
 _STEPS_A_CALL, _CALLS = 10_000, 5_000
-_TABLES = frozenset(("meta", "fragments"))
-_COLUMNS = "t, moof_offset, moof_size, mdat_offset, mdat_size, sample_count"
+_TABLES = frozenset(("meta", "fragments", "reelfs_source"))
+#: Columns of a fragment, in the order of `checked`.
+COLUMNS = "t, moof_offset, moof_size, mdat_offset, mdat_size, sample_count"
 _KEYS = ("t", "moofOffset", "moofSize", "mdatOffset", "mdatSize", "sampleCount")
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a sidecar says of all fragments: ticks a second, ticks a sample, and of which object it was made.
+
+    timescale and default come as they are in the sidecar, unchecked. source: (etag, size), None = not told.
+    """
+
+    timescale: object
+    default: object
+    source: tuple[str, int] | None
 
 
 def parse(suffix: str, data: bytes, size: int) -> Anchors:
@@ -45,19 +59,34 @@ def parse_sqlite(data: bytes, size: int) -> Anchors:
     connection = apsw.Connection(":memory:")
     try:
         connection.deserialize("main", data)
-        _harden(connection)
-        meta = list(connection.execute("SELECT timescale, default_sample_duration FROM meta LIMIT 2"))
-        rows = list(connection.execute(f"SELECT {_COLUMNS} FROM fragments LIMIT {_MAX_ROWS + 1}"))
+        harden(connection)
+        meta = meta_of(connection)
+        rows = list(connection.execute(f"SELECT {COLUMNS} FROM fragments LIMIT {_MAX_ROWS + 1}"))
     except (apsw.Error, UnicodeDecodeError, MemoryError) as error:
         raise Damaged(f"unreadable: {error}") from None
     finally:
         connection.close()
+    return checked(SQLITE, meta, rows, None, size)
+
+
+def meta_of(connection: apsw.Connection) -> Meta:
+    """What the tables `meta` and, where it is there, `reelfs_source` say. Raises Damaged, apsw.Error."""
+    meta = list(connection.execute("SELECT timescale, default_sample_duration FROM meta LIMIT 2"))
     if len(meta) != 1:
         raise Damaged(f"meta has {len(meta)} rows")
-    return _checked(SQLITE, meta[0][0], meta[0][1], rows, None, size)
+    try:
+        told = list(connection.execute("SELECT etag, size FROM reelfs_source LIMIT 2"))
+    except apsw.SQLError:
+        told = []
+    return Meta(meta[0][0], meta[0][1], _source(*told[0]) if told else None)
 
 
-def _harden(connection: apsw.Connection) -> None:
+def _source(etag: object, size: object) -> tuple[str, int] | None:
+    """The object that a sidecar says it is of, None where that is no answer."""
+    return (etag, size) if isinstance(etag, str) and isinstance(size, int) else None
+
+
+def harden(connection: apsw.Connection) -> None:
     """No views that compute, no functions with effects, no endless work."""
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -100,22 +129,30 @@ def parse_json(data: bytes, size: int) -> Anchors:
     if found.get("version", 1) != 1:
         raise Damaged("an unknown version")
     rows = [tuple(row.get(key) for key in _KEYS) for row in listed[: _MAX_ROWS + 1]]
-    return _checked(JSON, found.get("timescale"), found.get("defaultSampleDuration"), rows, listed, size)
+    told = found.get("source")
+    source = _source(told.get("etag"), told.get("size")) if isinstance(told, dict) else None
+    meta = Meta(found.get("timescale"), found.get("defaultSampleDuration"), source)
+    return checked(JSON, meta, rows, listed, size)
 
 
 def _number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60
 
 
-def _checked(
+def checked(
     name: str,
-    timescale: object,
-    default: object,
+    meta: Meta,
     rows: Sequence[tuple[Any, ...]],
     listed: Sequence[dict[str, Any]] | None,
     size: int,
 ) -> Anchors:
-    """Rows in any order -> anchors; everything that can be known without the video is checked."""
+    """Rows in any order -> anchors; everything that can be known without the video is checked.
+
+    Raises Damaged.
+    """
+    timescale = meta.timescale
+    if meta.source is not None and meta.source[1] != size:
+        raise Damaged(f"it is of an object of {meta.source[1]} bytes, this one has {size}")
     if not isinstance(timescale, int) or not 0 < timescale < 1 << 32:
         raise Damaged("timescale is not a positive number")
     if not 0 < len(rows) <= _MAX_ROWS:
@@ -133,7 +170,7 @@ def _checked(
     if ends[-1] > size:
         raise Damaged(f"fragments end at {ends[-1]}, the file at {size}")
     last = None if listed is None else listed[int(order[-1])].get("durations")
-    length = _length(time, count, default, last)
+    length = _length(time, count, meta.default, last)
     return Anchors(
         source="sidecar",
         name=name,

@@ -116,14 +116,14 @@ async def _load(place: Place) -> _Source:
 
 async def _both(
     place: Place, reader: Reader, listed: Sequence[hints.Side]
-) -> tuple[Opened, list[hints.Anchors]]:
+) -> tuple[Opened, list[hints.Hint]]:
     """The moov and what the sidecars say.
 
     Of a big file both are asked for together: the head is little beside any picture. Of a small one the
     sidecar is asked first, since it tells how long the head is: a round trip more, no byte too many.
     """
     opened: list[Opened] = []
-    parsed: list[hints.Anchors | None] = []
+    parsed: list[hints.Hint | None] = []
 
     async def read_moov() -> None:
         opened.append(await open_moov(reader, hints.head_length(parsed)))
@@ -137,7 +137,7 @@ async def _both(
     else:
         await gather(works)
         await read_moov()
-    return opened[0], [anchors for anchors in parsed if anchors is not None]
+    return opened[0], [hint for hint in parsed if hint is not None]
 
 
 def _progressive(place: Place, opened: Opened) -> Movie:
