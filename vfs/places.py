@@ -142,6 +142,14 @@ class StoredPlace:
         files = {name: self.file(stored) for name, stored in listing.files.items()}
         return files | {name: self.folder(name) for name in listing.folders}
 
+    async def find(self, path: str) -> StoredPlace | None:
+        """The stored file or folder at any path below the root of the mount, or None."""
+        if not path:
+            return StoredPlace.root(self.services)
+        parent, _, name = path.rpartition("/")
+        prefix = f"{parent}/" if parent else ""
+        return await StoredPlace(self.services, parent, prefix, None).child(name)
+
     async def unpathable(self) -> Mapping[str, StoredPlace]:
         """Below this folder: objects whose keys cannot be paths or are hidden by a folder of the same name.
 

@@ -73,6 +73,9 @@ class Place(Protocol):
     async def children(self) -> Mapping[str, Place]:
         """The stored children of a folder, by name: whole and at most `dir_ttl` old."""
 
+    async def find(self, path: str) -> Place | None:
+        """The stored file or folder at any path below the root of the mount, or None."""
+
     async def unpathable(self) -> Mapping[str, Place]:
         """Below a folder: objects whose keys cannot be paths or are hidden by a folder of the same name.
 

@@ -115,6 +115,9 @@ class MemoryPlace:
     async def children(self) -> Mapping[str, MemoryPlace]:
         return {}
 
+    async def find(self, path: str) -> MemoryPlace | None:
+        return None
+
     async def unpathable(self) -> Mapping[str, MemoryPlace]:
         return {}
 

@@ -85,6 +85,9 @@ class FakePlace:
         self._ask(f"children {self.path}")
         return {name: self._at(name) for name in self.content}
 
+    async def find(self, path: str) -> FakePlace | None:
+        raise AssertionError("control asks for children")
+
     async def unpathable(self) -> Mapping[str, FakePlace]:
         self._ask("unpathable")
         return {name: FakePlace(name, content) for name, content in self.odd.items()}
