@@ -89,13 +89,14 @@ class Fragment:
     """A movie fragment as stored: the `moof` box and the data up to the next one.
 
     offset, moof_size: the moof. end: offset after the last byte of its mdat box(es). decode_time: tfdt of
-    the first traf in ticks of that track.
+    the first traf in ticks of that track, track_id.
     """
 
     offset: int
     moof_size: int
     end: int
     decode_time: int
+    track_id: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +107,9 @@ class Movie:
     progressive one. fragments: those the tables cover, in file order. complete: the tables cover the whole
     file. zero: the earliest presentation time of all usable tracks after their edit lists, in seconds: the
     0 of path times. duration: seconds on the player line. damage: what was wrong, in words.
-    index_source: which of `moov`, `sidecar`, `sidx`, `mfra`, `walk` the tables came from. exact_duration:
-    False while the last fragment has not been looked at and `duration` is what the index makes of it.
-    chapters: the whole `chpl` box, b"" where there is none.
+    index_source: which of `moov`, `sidecar`, `sidx`, `mfra`, `search`, `walk` the tables came from.
+    exact_duration: False while the last fragment has not been looked at and `duration` is what the index
+    makes of it. chapters: the whole `chpl` box, b"" where there is none.
     """
 
     object: StoredObject

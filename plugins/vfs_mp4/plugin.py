@@ -22,10 +22,15 @@ from vfs import (
 from vfs_mp4 import frames, info, leading, render, segments, source, splice
 from vfs_mp4.audio import Sounds
 from vfs_mp4.hardware import Hardware
+from vfs_mp4.indexes import Indexes
 from vfs_mp4.options import Options
+from vfs_mp4.pictures import Pictures
 from vfs_mp4.plan import Window
+from vfs_mp4.ranges import Ranges
+from vfs_mp4.reels import Reels
 from vfs_mp4.segments import Verbatim
 from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
+from vfs_mp4.storyboard import Storyboards
 from vfs_mp4.subtitles import Texts
 from vfs_mp4.waveform import Waveforms
 
@@ -36,7 +41,9 @@ INFO = "info.json"
 def vfs_views(settings: Settings) -> list[View]:
     """One view for each kind of thing. Raises ConfigError."""
     options = Options.load(settings)
-    return [Videos(Hardware(wanted=options.hwaccel)), Sounds(), Texts(), Waveforms()]
+    hardware = Hardware(wanted=options.hwaccel)
+    pictures: list[View] = [Videos(hardware), Ranges(hardware), Pictures(hardware), Storyboards()]
+    return [*pictures, Sounds(), Texts(), Waveforms(), Indexes(), Reels()]
 
 
 @hookimpl

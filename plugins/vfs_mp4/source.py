@@ -14,8 +14,8 @@ from functools import partial
 
 import trio
 
-from vfs import Damaged, NotFound, OutOfRange, Place, Stale
-from vfs_mp4 import hints, narrowing, table, timeline, walk
+from vfs import Damaged, NotFound, OutOfRange, Place, Stale, Unsupported, in_thread
+from vfs_mp4 import generate, hints, narrowing, table, timeline, walk
 from vfs_mp4.index import Moov
 from vfs_mp4.model import Movie
 from vfs_mp4.probe import BIG_FILE, Opened, Reader, gather, off_loop, open_moov
@@ -171,7 +171,18 @@ async def _all_fragments(place: Place, source: _Source) -> Movie:
             return await walk.all_regions(place, replace(now, anchors=found, finder=None))
         except Damaged as error:
             await _distrust(place, source, now, error)
-    return await walk.whole(place, source.opened)
+    movie = await walk.whole(place, source.opened)
+    await _keep(place, movie)
+    return movie
+
+
+async def _keep(place: Place, movie: Movie) -> None:
+    """Keep what a walk found for later mounts, where the index can say it."""
+    try:
+        data = await in_thread(generate.index_sqlite, movie)
+    except Unsupported:
+        return
+    await place.keep(hints.KEPT, data)
 
 
 async def _distrust(place: Place, source: _Source, wrong: FragmentTable, error: Exception) -> None:

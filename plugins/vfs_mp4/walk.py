@@ -52,7 +52,7 @@ class _Found:
     def fragments(self) -> tuple[Fragment, ...]:
         """As the model has them."""
         pairs = zip(self.moofs, self.ends, strict=True)
-        return tuple(Fragment(m.offset, m.size, end, m.decode_time) for m, end in pairs)
+        return tuple(Fragment(m.offset, m.size, end, m.decode_time, m.track_id) for m, end in pairs)
 
 
 @dataclass(slots=True)
