@@ -50,11 +50,16 @@ def picture(data: bytes | WorkerFile, job: Job, format: str) -> bytes:
     Raises Unsupported without a decoder, TooBig for pictures over the limit, Damaged when the frame does
     not come out.
     """
-    entry = read_entry(job)
-    frame = _groups.frame(job, data)
     if format == "npy":
-        return _npy(to_rgb(frame, entry))
-    return _encode(upright(frame, entry, job.tkhd), format)
+        return _npy(coded_picture(data, job))
+    entry = read_entry(job)
+    return _encode(upright(_groups.frame(job, data), entry, job.tkhd), format)
+
+
+def coded_picture(data: bytes | WorkerFile, job: Job) -> Picture:
+    """The wanted frame as RGB, height x width x 3, neither turned nor scaled. Raises as `picture`."""
+    entry = read_entry(job)
+    return to_rgb(_groups.frame(job, data), entry)
 
 
 def upright(frame: av.VideoFrame, entry: Entry, tkhd: bytes) -> Image.Image:
