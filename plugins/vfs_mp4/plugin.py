@@ -7,6 +7,7 @@ from functools import partial
 
 from vfs import (
     Bytes,
+    Command,
     Damaged,
     Derived,
     Layout,
@@ -44,6 +45,14 @@ def vfs_views(settings: Settings) -> list[View]:
     hardware = Hardware(wanted=options.hwaccel)
     pictures: list[View] = [Videos(hardware), Ranges(hardware), Pictures(hardware), Storyboards()]
     return [*pictures, Sounds(), Texts(), Waveforms(), Indexes(), Reels()]
+
+
+@hookimpl
+def vfs_commands() -> list[Command]:
+    """`reelfs index`."""
+    from vfs_mp4 import indexing  # what a mount has no use for
+
+    return [Command("index", indexing.index)]
 
 
 @hookimpl

@@ -1,0 +1,217 @@
+"""`reelfs index`: makes the indexes that a library lacks, in several processes.
+
+The source is listed by pages into a journal; what has no outcome there is given to processes, a few files at
+a time each, and their outcomes are written down as they come. Nothing in memory grows with the library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import trio
+import typer
+
+from vfs import ConfigError, ReadOnly, Settings, open_runtime
+from vfs_mp4.indexjournal import Journal, path_of
+from vfs_mp4.indexshow import Show, showing
+from vfs_mp4.indexwork import AT_ONCE
+from vfs_mp4.selecting import SUFFIXES
+
+#: `key`, `state` and `reason` of one file.
+Outcome = Mapping[str, str]
+#: Outcomes that are final until the file changes.
+FINAL = ("made", "there", "none needed", "unplayable")
+#: Seconds a process is given to end by itself.
+_GRACE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was asked for. folder: where sidecars are written; None = indexes are kept in the cache."""
+
+    settings: Settings
+    folder: Path | None
+    patterns: tuple[str, ...]
+    processes: int
+    again: bool
+
+    def wants(self, key: str) -> bool:
+        """A video that one of the patterns fits."""
+        named = not self.patterns or any(fnmatchcase(key, pattern) for pattern in self.patterns)
+        return named and key.lower().endswith(SUFFIXES)
+
+
+def index(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, s3://BUCKET/PREFIX or r2://...")],
+    patterns: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Keys to look at, as 'games/*.mp4'.")
+    ] = None,
+    write_sidecars: Annotated[
+        bool, typer.Option("--write-sidecars", help="Write FILE.index.sqlite beside each file.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, metavar="N", help="Processes.")] = 2,
+    again: Annotated[bool, typer.Option("--again", help="Look at what is done already, too.")] = False,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting.")
+    ] = None,
+) -> None:
+    """Make the indexes that videos of SOURCE lack, so that mounts find their frames at once."""
+    settings = Settings.load({"source": source}, options=options or (), config=config)
+    job = _job(settings, tuple(patterns or ()), write_sidecars, jobs, again)
+    try:
+        good = trio.run(run, job, showing())
+    except BaseException as error:
+        raise _only(error) from None
+    raise typer.Exit(0 if good else 1)
+
+
+def _only(error: BaseException) -> BaseException:
+    """The exception of a group of one kind: what nurseries wrap."""
+    while isinstance(error, BaseExceptionGroup):
+        interrupts = error.subgroup(KeyboardInterrupt)
+        error = (interrupts or error).exceptions[0]
+    return error
+
+
+def _job(settings: Settings, patterns: tuple[str, ...], write: bool, processes: int, again: bool) -> Job:
+    """Where indexes are put. Raises ConfigError, ReadOnly."""
+    is_folder = "://" not in settings.source or settings.source.startswith("file://")
+    folder = None
+    if write:
+        if not is_folder:
+            raise ReadOnly(
+                f"{settings.source} cannot be written to: without --write-sidecars the indexes are kept in "
+                f"the cache folder, where mounts on this machine find them"
+            )
+        folder = Path(unquote(settings.source.removeprefix("file://"))).resolve()
+    elif settings.cache_dir is None:
+        raise ConfigError(
+            "there is no cache folder to keep indexes in: give --write-sidecars, or -o cache_dir=DIR here "
+            "and to `reelfs mount`"
+        )
+    # Blocks are not kept on disk: a mount may hold the lock of that cache, and each is read once.
+    return Job(settings.model_copy(update={"cache_size": 0}), folder, patterns, processes, again)
+
+
+async def run(job: Job, show: Show, environ: Mapping[str, str] = os.environ) -> bool:
+    """Index a source; False where a file could not be asked for or its index not be put anywhere."""
+    begun = time.monotonic()
+    where = "beside" if job.folder is not None else str(job.settings.cache_dir)
+    async with open_runtime(job.settings) as runtime:
+        journal = Journal(path_of(runtime.store.url, where, environ))
+        try:
+            await _list(runtime.store.list, job, journal, show)
+            with show.running(journal.waiting()):
+                failed = await _work(job, journal, show)
+            show.summary(journal.outcomes(), failed, time.monotonic() - begun)
+        finally:
+            journal.close()
+    return not failed
+
+
+async def _list(list_page: Callable[..., Any], job: Job, journal: Journal, show: Show) -> None:
+    """All videos of the source into the journal, page by page."""
+    token, count = None, 0
+    while True:
+        page = await list_page("", delimiter="", token=token)
+        videos = [stored for stored in page.objects if job.wants(stored.key)]
+        journal.seen(videos, again=job.again)
+        count += len(videos)
+        show.listed(count)
+        if (token := page.token) is None:
+            if not job.patterns:
+                journal.forget()
+            return
+
+
+async def _work(job: Job, journal: Journal, show: Show) -> int:
+    """Have all that is unfinished looked at; how many files failed."""
+    failed = 0
+
+    def take(found: Outcome) -> None:
+        nonlocal failed
+        if found["state"] in FINAL:
+            journal.done(found["key"], found["state"], found["reason"])
+        else:
+            failed += 1
+        show.file(found["state"], found["key"], found["reason"])
+
+    keys = journal.unfinished()
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(job.processes, -(-journal.waiting() // AT_ONCE))):
+            nursery.start_soon(_process, job, keys, take)
+    return failed
+
+
+async def _process(job: Job, keys: Iterator[str], take: Callable[[Outcome], None]) -> None:
+    """One process: as many files at a time as it works on; what it leaves behind has failed."""
+    command = [sys.executable, "-m", "vfs_mp4.indexwork"]
+    # A session of its own: Ctrl-C is for this command alone, which then ends its processes.
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    pending: set[str] = set()
+    try:
+        with suppress(trio.BrokenResourceError):
+            await _share(process, job, keys, pending, take)
+        for key in sorted(pending):
+            take({"key": key, "state": "failed", "reason": "its process ended"})
+    finally:
+        with trio.CancelScope(shield=True):
+            await _end(process)
+
+
+async def _share(
+    process: trio.Process, job: Job, keys: Iterator[str], pending: set[str], take: Callable[[Outcome], None]
+) -> None:
+    """Hand out keys and take outcomes until there are no more of either, or the process has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    folder = None if job.folder is None else str(job.folder)
+    await _tell(process.stdin, {"settings": job.settings.to_dict(), "folder": folder})
+    await _feed(process.stdin, keys, pending)
+    rest = b""
+    while pending and (piece := await process.stdout.receive_some()):
+        *lines, rest = (rest + piece).split(b"\n")
+        for found in map(json.loads, lines):
+            pending.discard(found["key"])
+            take(found)
+        await _feed(process.stdin, keys, pending)
+
+
+async def _feed(stdin: trio.abc.SendStream, keys: Iterator[str], pending: set[str]) -> None:
+    """Hand out keys until the process has its share."""
+    while len(pending) < AT_ONCE and (key := next(keys, None)) is not None:
+        pending.add(key)
+        await _tell(stdin, key)
+
+
+async def _tell(stdin: trio.abc.SendStream, value: object) -> None:
+    await stdin.send_all(json.dumps(value).encode() + b"\n")
+
+
+async def _end(process: trio.Process) -> None:
+    """It ends when its input does; what does not is killed."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await process.stdin.aclose()
+    await process.stdout.aclose()
+    with trio.move_on_after(_GRACE):
+        await process.wait()
+        return
+    process.kill()
+    await process.wait()
