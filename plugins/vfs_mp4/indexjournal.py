@@ -18,6 +18,7 @@ from vfs import ConfigError, StoredObject
 #: Rows taken at a time: memory does not grow with the library.
 BATCH = 256
 _SCHEMA = """
+PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS files(
     key BLOB PRIMARY KEY, version TEXT NOT NULL, size INTEGER NOT NULL, run INTEGER NOT NULL,
