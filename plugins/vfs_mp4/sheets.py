@@ -99,7 +99,11 @@ def fit(image: Image.Image, size: Size) -> Image.Image:
 
     # To twice the size by whole pixels, then finely: as good, and a quarter of the time.
     factor = min(image.width // size[0], image.height // size[1]) // 2
-    return ImageOps.pad(image.reduce(factor) if factor > 1 else image, size, Resampling.BICUBIC)
+    small = image.reduce(factor) if factor > 1 else image
+    inside = ImageOps.contain(small, size, Resampling.BICUBIC)
+    if size[0] - inside.width + size[1] - inside.height <= 1:
+        return small.resize(size, Resampling.BICUBIC)  # a rounded pixel is no other form
+    return ImageOps.pad(inside, size, Resampling.BICUBIC)
 
 
 def _still(image: Image.Image, format: str) -> bytes:
