@@ -34,7 +34,7 @@ class Journal:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._database = apsw.Connection(str(path))
             self._database.set_busy_timeout(5000)
-            self._database.execute(_SCHEMA)
+            list(self._database.execute(_SCHEMA))
             last = self._database.execute("SELECT coalesce(max(run), 0) FROM files").fetchone()
         except (OSError, apsw.Error) as error:
             raise ConfigError(
