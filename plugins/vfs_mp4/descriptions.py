@@ -1,7 +1,8 @@
-"""Sample descriptions of several files made one box: what may differ within a track, what may not. Pure.
+"""Sample descriptions of several files made one: what may differ within a track, and what may not. Pure.
 
-Players take pictures whose parameter sets change from one description to the next (ISO/IEC 14496-12 8.5.2),
-not ones whose size, codec, depth or shape changes; sound must be set up alike throughout.
+Pictures whose parameter sets change keep one description and carry their sets in the samples (`avc3`,
+`hev1`; ISO/IEC 14496-15 5.3.3.1, 8.3.3.1): FFmpeg, and with it most players, loses count of several
+descriptions where an edit list jumps. Sound must be set up alike throughout.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ _VISUAL, _SOUND = 86, 36
 SETUPS = frozenset((b"avcC", b"hvcC", b"av1C", b"vpcC", b"esds", b"dOps", b"dac3", b"dec3", b"dfLa", b"alac"))
 #: Boxes that say nothing a picture depends on: bit rate, the name of the encoder, field order of frames.
 _IDLE = frozenset((b"btrt", b"fiel", b"gama"))
+#: Sample entries whose samples may carry parameter sets, by the ones whose may not.
+_CARRIED = {b"avc1": b"avc3", b"avc3": b"avc3", b"hvc1": b"hev1", b"hev1": b"hev1"}
+#: Baseline, Main, Extended and High of H.264: 8 bits, 4:2:0, all of them.
+_PLAIN_PROFILES = frozenset((66, 77, 88, 100))
+#: NAL unit types of video, sequence and picture parameter sets.
+_HEVC_SETS = (32, 33, 34)
 _SQUARE = bytes((0, 0, 0, 1, 0, 0, 0, 1))
 
 
@@ -37,27 +44,54 @@ class Entry:
     other: tuple[tuple[bytes, bytes], ...]
 
 
-def merged(tracks: Sequence[Track], labels: Sequence[str]) -> tuple[bytes, list[dict[int, int]]]:
-    """One stsd for all tracks, and for each track its description numbers in it.
+def merged(tracks: Sequence[Track], labels: Sequence[str]) -> tuple[bytes, bool]:
+    """One stsd with one entry for all tracks, and whether their samples must carry parameter sets.
 
     labels: what to call each track in an error. Raises Unsupported naming the first that does not fit and
     the difference, Damaged for a description that is cut short.
     """
-    kept: list[Entry] = []
-    numbers: list[dict[int, int]] = []
+    first = entries(tracks[0])[0]
+    in_band = False
     for track, label in zip(tracks, labels, strict=True):
-        found: dict[int, int] = {}
-        for number, entry in enumerate(entries(track), 1):
-            same = next((i for i, one in enumerate(kept) if _alike(one, entry)), None)
-            if same is None:
-                if kept and (why := difference(kept[0], entry, track.handler)):
-                    raise Unsupported(f"{label}: {why}, unlike {labels[0]}")
-                same = len(kept)
-                kept.append(entry)
-            found[number] = same + 1
-        numbers.append(found)
-    boxes = b"".join(entry.data for entry in kept)
-    return write.full(b"stsd", 0, 0, struct.pack(">I", len(kept)), boxes), numbers
+        for entry in entries(track):
+            if why := difference(first, entry, track.handler):
+                raise Unsupported(f"{label}: {why}, unlike {labels[0]}")
+            in_band |= entry.setup != first.setup and first.codec in _CARRIED
+    codec = _CARRIED[first.codec] if in_band else first.codec
+    entry_box = first.data[:4] + codec + first.data[8:]
+    return write.full(b"stsd", 0, 0, struct.pack(">I", 1), entry_box), in_band
+
+
+def parameter_sets(entry: Entry) -> bytes:
+    """The parameter sets of an entry as they stand in samples: each behind its length.
+
+    avcC: 5 bytes, then counts of SPS (5 bits) and PPS; hvcC: arrays from byte 22 on, those of messages are
+    left out. Raises Damaged.
+    """
+    setup, width = entry.setup, length_size(entry)
+    avc = entry.codec in (b"avc1", b"avc3")
+    at, found = (5, []) if avc else (23, [])
+    try:
+        for array in range(2 if avc else setup[22]):
+            wanted, count = True, setup[at] & 0x1F if avc and not array else setup[at]
+            if not avc:
+                wanted = setup[at] & 0x3F in _HEVC_SETS
+                count, at = int.from_bytes(setup[at + 1 : at + 3], "big"), at + 2
+            at += 1
+            for _ in range(count):
+                length = int.from_bytes(setup[at : at + 2], "big")
+                if wanted:
+                    found.append(length.to_bytes(width, "big") + setup[at + 2 : at + 2 + length])
+                at += 2 + length
+    except (IndexError, OverflowError):
+        raise Damaged("the parameter sets are cut short") from None
+    return b"".join(found)
+
+
+def length_size(entry: Entry) -> int:
+    """Bytes before each NAL unit of a sample that hold its length (avcC at 4, hvcC at 21)."""
+    at = 4 if entry.codec in (b"avc1", b"avc3") else 21
+    return (entry.setup[at] & 3) + 1 if len(entry.setup) > at else 4
 
 
 def entries(track: Track) -> list[Entry]:
@@ -95,20 +129,12 @@ def _children(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, 
         start += size
 
 
-def _alike(one: Entry, other: Entry) -> bool:
-    """Equal but for what no decoder reads."""
-    return (one.codec, one.fixed, one.setup, one.other) == (
-        other.codec,
-        other.fixed,
-        other.setup,
-        other.other,
-    )
-
-
 def difference(first: Entry, entry: Entry, handler: str) -> str | None:
     """Why an entry cannot follow the first in one track; None where it can."""
     if entry.codec != first.codec:
         return f"{_name(entry.codec)} follows {_name(first.codec)}"
+    if (entry.fixed, entry.setup, entry.other) == (first.fixed, first.setup, first.other):
+        return None
     if handler != "vide":
         return "its sound is set up in another way (rate, channels or profile)"
     if entry.fixed != first.fixed:
@@ -130,7 +156,7 @@ def _profile(entry: Entry) -> tuple[int, ...] | None:
     """
     setup = entry.setup
     if entry.codec in (b"avc1", b"avc3") and len(setup) >= 7:
-        return setup[1], setup[4] & 3
+        return (0 if setup[1] in _PLAIN_PROFILES else setup[1]), setup[4] & 3
     if entry.codec in (b"hvc1", b"hev1") and len(setup) >= 23:
         return setup[16] & 3, setup[17] & 7, setup[18] & 7, setup[21] & 3
     if entry.codec == b"av01" and len(setup) >= 4:

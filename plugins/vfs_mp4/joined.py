@@ -1,17 +1,17 @@
 """Clips of several files one after the other, as one file that plays: zero copy. Pure.
 
 Each track of the result has the samples of all clips end to end and one edit for each clip, which hides what
-only its decoding needs. What is spliced is one address space made of all sources, so that a joined file is
-written like any clip, and its spans then say where in which source they lie.
+only its decoding needs. What is spliced is all sources one behind the other, once for each clip, so that a
+joined file is written like any clip; its spans are then replaced by what lies there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate
-from math import lcm
+from math import ceil, lcm
 
 import numpy as np
 
@@ -23,18 +23,19 @@ from vfs_mp4.splice import Part
 
 #: Samples of a joined file: two hours of pictures and sound. Their tables take 40 MB of memory.
 MAX_SAMPLES = 1_000_000
-#: End of sequence (ITU-T H.265 7.3.1.2: type 36, temporal id 0): the next clip may begin with a picture that
-#: closes nothing (CRA), whose order of display would else be counted on from the clip before.
-_END_OF_SEQUENCE = bytes((36 << 1, 1))
 _TKHD_MATRIX = 36
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One window, and what to call it in an error."""
+    """One window, and what to call it in an error.
+
+    patches: (offset in the source, byte to stand there) pairs, by `openings`.
+    """
 
     label: str
     window: Window
+    patches: tuple[tuple[int, int], ...] = ()
 
     @property
     def length(self) -> Fraction:
@@ -50,19 +51,30 @@ class _Lane:
     parts: list[Part] = field(default_factory=list)
 
 
-@dataclass(eq=False)
-class _Space:
-    """The sources side by side: offsets in it are what the samples of the result are placed by."""
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """A source as one clip takes it: bytes inserted and replaced. What is spliced is all regions in turn.
 
-    spans: list[Span] = field(default_factory=list)
-    size: int = 0
+    base: where it begins among them. at: offsets in the source before which something is inserted, ascending;
+    grown: so many bytes.
+    """
 
-    def add(self, *spans: Span) -> int:
-        """Append spans; the offset of the first."""
-        start = self.size
-        self.spans += spans
-        self.size += sum(span.length for span in spans)
-        return start
+    spans: tuple[Span, ...]
+    base: int
+    at: Ticks
+    grown: Ticks
+
+    @property
+    def end(self) -> int:
+        """Offset of the byte after it."""
+        return self.base + sum(span.length for span in self.spans)
+
+    def placed(self, samples: Samples, rows: Ticks) -> tuple[Ticks, Ticks]:
+        """Offset and size of some samples; what is inserted before a sample belongs to it."""
+        before = np.concatenate((np.zeros(1, np.int64), np.cumsum(self.grown)))
+        offset = samples.offset[rows]
+        low, high = (np.searchsorted(self.at, offset, side) for side in ("left", "right"))
+        return self.base + offset + before[low], samples.size[rows] + before[high] - before[low]
 
 
 def begins(clips: Sequence[Clip]) -> list[Fraction]:
@@ -78,12 +90,14 @@ def join(clips: Sequence[Clip]) -> Layout:
     lanes = _lanes(clips)
     if sum(len(part.rows) for lane in lanes for part in lane.parts) > MAX_SAMPLES:
         raise TooBig(f"more than {MAX_SAMPLES} samples in one file")
-    space, begin = _Space(), begins(clips)
-    bases = [space.add(Extent(clip.window.movie.object, 0, clip.window.movie.object.size)) for clip in clips]
-    found = [_lane(lane, clips, bases, begin, space) for lane in lanes]
-    whole = StoredObject("", space.size, "")
+    carried = _sets(lanes[0], clips)
+    regions: list[_Region] = []
+    for clip, inserts in zip(clips, carried, strict=True):
+        regions.append(_region(clip, inserts, regions[-1].end if regions else 0))
+    whole = StoredObject("", regions[-1].end, "")
+    found = [_joined_lane(lane, clips, regions) for lane in lanes]
     made = splice.progressive(replace(clips[0].window.movie, object=whole), found)
-    return _placed(made, Layout(space.spans))
+    return _placed(made, Layout([span for region in regions for span in region.spans]))
 
 
 def _placed(made: Layout, space: Layout) -> Layout:
@@ -115,50 +129,87 @@ def _lanes(clips: Sequence[Clip]) -> list[_Lane]:
     return [lanes[number] for number in sorted(lanes)]
 
 
-def _lane(
-    lane: _Lane, clips: Sequence[Clip], bases: Sequence[int], begin: Sequence[Fraction], space: _Space
-) -> Part:
+def _sets(lane: _Lane, clips: Sequence[Clip]) -> list[dict[int, bytes]]:
+    """Parameter sets to insert before key frames, by offset in the source, for each clip."""
+    tracks = [part.track for part in lane.parts]
+    if not descriptions.merged(tracks, [clip.label for clip in clips])[1]:
+        return [{} for _ in clips]
+    return [_inserts(part) for part in lane.parts]
+
+
+def _inserts(part: Part) -> dict[int, bytes]:
+    samples = part.track.samples
+    sets = [descriptions.parameter_sets(entry) for entry in descriptions.entries(part.track)]
+    keys = part.rows[samples.sync[part.rows]]
+    which = np.clip(samples.description[keys], 1, len(sets)) - 1
+    return {int(at): sets[n] for at, n in zip(samples.offset[keys], which, strict=True)}
+
+
+def _region(clip: Clip, inserts: Mapping[int, bytes], base: int) -> _Region:
+    stored, patches = clip.window.movie.object, dict(clip.patches)
+    spans: list[Span] = []
+    at = 0
+    for position in sorted({*inserts, *patches}):
+        spans += (Extent(stored, at, position - at), Inline(inserts.get(position, b"")))
+        at = position
+        if position in patches:
+            spans.append(Inline(bytes((patches[position],))))
+            at += 1
+    spans.append(Extent(stored, at, stored.size - at))
+    where = sorted(inserts)
+    grown = np.array([len(inserts[position]) for position in where], np.int64)
+    return _Region(tuple(spans), base, np.array(where, np.int64), grown)
+
+
+def _joined_lane(lane: _Lane, clips: Sequence[Clip], regions: Sequence[_Region]) -> Part:
     tracks = [part.track for part in lane.parts]
     labels = [clips[number].label for number in lane.at]
-    stsd, numbers = descriptions.merged(tracks, labels)
+    stsd, _ = descriptions.merged(tracks, labels)
     _check_shape(tracks, labels)
     timescale = lcm(*(track.timescale for track in tracks))
     if timescale > write.U32:
         raise Unsupported(f"{labels[0]} and those after it: their clocks have no common tick")
-    line = _Line(timescale)
+    line, begin = _Line(timescale, max(_lead(part, timescale) for part in lane.parts)), begins(clips)
     for number, part in zip(lane.at, lane.parts, strict=True):
         line.add(part, begin[number])
-    last = len(lane.parts) - 1
-    placed = [
-        _offsets(part, bases[number], clips[number].window.movie.object, space, ends=i < last)
-        for i, (number, part) in enumerate(zip(lane.at, lane.parts, strict=True))
-    ]
-    joined = Samples(
-        dts=line.column("dts"),
+    placed = [regions[n].placed(p.track.samples, p.rows) for n, p in zip(lane.at, lane.parts, strict=True)]
+    dts, cts = line.column("dts"), line.column("cts")
+    samples = Samples(
+        dts=dts,
         dur=line.column("dur"),
-        pts=line.column("dts") + line.column("cts"),
+        pts=dts + cts,
         size=np.concatenate([size for _, size in placed]),
         offset=np.concatenate([offset for offset, _ in placed]),
         sync=np.concatenate([part.track.samples.sync[part.rows] for part in lane.parts]),
-        description=np.concatenate([_renumbered(p, n) for p, n in zip(lane.parts, numbers, strict=True)]),
+        description=np.ones(len(dts), np.int32),
     )
-    track = replace(
-        tracks[0], timescale=timescale, samples=joined, boxes={**(tracks[0].boxes or {}), "stsd": stsd}
-    )
-    cts = line.column("cts")
+    boxes = {**(tracks[0].boxes or {}), "stsd": stsd}
+    track = replace(tracks[0], timescale=timescale, samples=samples, boxes=boxes)
     lift = max(0, -int(cts.min()))
     edits = tuple((length, media if media < 0 else media + lift) for length, media in line.edits)
-    return Part(track, np.arange(len(joined)), joined.dur, cts + lift, edits)
+    return Part(track, np.arange(len(dts)), samples.dur, cts + lift, edits)
+
+
+def _lead(part: Part, timescale: int) -> int:
+    """Ticks from the decoding of the first sample that a part shows to what it shows first."""
+    length, media = next(edit for edit in part.edits if edit[1] >= 0)
+    dts = np.cumsum(part.dur) - part.dur
+    inside = (dts + part.cts >= media) & (dts + part.cts < media + length)
+    first = int(dts[np.argmax(inside)]) if part.track.handler == "vide" else media
+    return (media - first) * (timescale // part.track.timescale)
 
 
 @dataclass(eq=False)
 class _Line:
     """The media of the parts of one lane laid end to end, in ticks of `timescale`, and the edits for it.
 
-    The presentation times of the parts do not overlap: an edit shows its own part alone.
+    The presentation times of the parts do not overlap: an edit shows its own part alone. lead: ticks by which
+    each part decodes ahead of what it shows: FFmpeg takes an edit to begin with the decoding of the first
+    sample it shows, so that edits with other leads would come too early or too late.
     """
 
     timescale: int
+    lead: int
     edits: list[tuple[Fraction, int]] = field(default_factory=list)
     _columns: dict[str, list[Ticks]] = field(default_factory=lambda: {"dts": [], "dur": [], "cts": []})
     _end: int = 0
@@ -172,7 +223,13 @@ class _Line:
     def add(self, part: Part, begin: Fraction) -> None:
         """Append a part that begins to be shown at `begin` seconds."""
         factor = self.timescale // part.track.timescale
-        dur, cts = part.dur * factor, part.cts * factor
+        edits = [(length * factor, media) for length, media in part.edits]
+        gap = begin * self.timescale - self._at
+        while edits and edits[0][1] < 0:
+            gap += edits.pop(0)[0]
+        self._skip(gap)
+        later = self.lead - _lead(part, self.timescale)
+        dur, cts = part.dur * factor, part.cts * factor + later
         dts = np.cumsum(dur) - dur
         pts = dts + cts
         base = max(self._end, self._shown_until - int(pts.min()))
@@ -182,49 +239,21 @@ class _Line:
             self._columns[name].append(values)
         self._end = base + int(dur.sum())
         self._shown_until = base + int((pts + dur).max())
-        self._show(part, begin, base, factor)
+        for length, media in edits:
+            self.edits.append((length, media if media < 0 else media * factor + base + later))
+            self._at += length
 
-    def _show(self, part: Part, begin: Fraction, base: int, factor: int) -> None:
-        gap = begin * self.timescale - self._at
-        if gap > 0:
+    def _skip(self, gap: Fraction) -> None:
+        """Show nothing for so long. FFmpeg takes an empty edit at the front alone: later, the media has a gap."""
+        if gap <= 0:
+            return
+        self._at += gap
+        if not self.edits:
             self.edits.append((gap, -1))
-            self._at += gap
-        for length, media in part.edits:
-            self.edits.append((length * factor, media if media < 0 else media * factor + base))
-            self._at += length * factor
-
-
-def _renumbered(part: Part, numbers: dict[int, int]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    """Description numbers in the merged table; the first for one that the source does not have."""
-    known = part.track.samples.description[part.rows]
-    table = np.ones(max(int(known.max()), *numbers) + 1, np.int32)
-    for old, new in numbers.items():
-        table[old] = new
-    found: np.ndarray[tuple[int], np.dtype[np.int32]] = table[np.maximum(known, 0)]
-    return found
-
-
-def _offsets(
-    part: Part, base: int, stored: StoredObject, space: _Space, *, ends: bool
-) -> tuple[Ticks, Ticks]:
-    """Where the samples of a part lie in the address space, and their sizes.
-
-    ends: another clip follows: an HEVC sequence is then said to end.
-    """
-    samples = part.track.samples
-    offset, size = samples.offset[part.rows] + base, samples.size[part.rows].copy()
-    if ends and part.track.codec in ("hvc1", "hev1"):
-        tail = _end_of_sequence(part.track)
-        stored_at = int(offset[-1]) - base
-        offset[-1] = space.add(Extent(stored, stored_at, int(size[-1])), Inline(tail))
-        size[-1] += len(tail)
-    return offset, size
-
-
-def _end_of_sequence(track: Track) -> bytes:
-    """The end of a sequence as a NAL unit behind its length (hvcC, ISO/IEC 14496-15 8.3.3.1: at 21)."""
-    width = (descriptions.entries(track)[0].setup.ljust(22, b"\3")[21] & 3) + 1
-    return len(_END_OF_SEQUENCE).to_bytes(width, "big") + _END_OF_SEQUENCE
+            return
+        length, media = self.edits[-1]
+        self.edits[-1] = (length + gap, media)
+        self._shown_until = max(self._shown_until, media + ceil(length + gap))
 
 
 def _check_shape(tracks: Sequence[Track], labels: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from vfs import (
     Unsupported,
     in_thread,
 )
-from vfs_mp4 import joined, reel
+from vfs_mp4 import joined, openings, reel
 from vfs_mp4.joined import Clip
 from vfs_mp4.plan import Window
 from vfs_mp4.probe import gather
@@ -118,7 +118,7 @@ def _about(label: str, error: ReelfsError) -> ReelfsError:
 
 
 async def _video(place: Place, entries: Sequence[_Entry]) -> Spliced:
-    clips = [Clip(entry.label, entry.window) for entry in entries if entry.window is not None]
+    clips = await gather([partial(_clip, entry, follows=entry is not entries[0]) for entry in entries])
     objects = [clip.window.movie.object for clip in clips]
     versions = xxhash.xxh3_128_hexdigest("\0".join(f"{o.key}\0{o.version}" for o in objects).encode())
 
@@ -138,6 +138,14 @@ async def _video(place: Place, entries: Sequence[_Entry]) -> Spliced:
     }
     newest = max(place.mtime_ns, *(stored.mtime_ns for stored in objects))
     return Spliced(layout=layout, mtime_ns=newest, attributes=about)
+
+
+async def _clip(entry: _Entry, *, follows: bool) -> Clip:
+    """follows: another clip comes before it."""
+    assert entry.stored is not None
+    assert entry.window is not None
+    patches = await openings.patches(entry.stored, entry.window) if follows else ()
+    return Clip(entry.label, entry.window, patches)
 
 
 def _cost(layout: Layout) -> int:
