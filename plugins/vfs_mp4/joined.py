@@ -244,7 +244,7 @@ class _Line:
             self._at += length
 
     def _skip(self, gap: Fraction) -> None:
-        """Show nothing for so long. FFmpeg takes an empty edit at the front alone: later, the media has a gap."""
+        """Show nothing for so long. FFmpeg takes empty edits at the front alone: else the media has a gap."""
         if gap <= 0:
             return
         self._at += gap

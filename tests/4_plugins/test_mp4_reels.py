@@ -20,8 +20,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import mp4_exact
-from mp4_exact import HEVC, MemoryPlace, Truth
+from mp4_exact import HEVC, Truth
 from mp4_library import Library, in_library
+from mp4_places import MemoryPlace
 
 from vfs import Damaged, Inline, ReelfsError, Stale, Unavailable, Unsupported
 
@@ -122,7 +123,7 @@ def length(name: str, first: int, after: int) -> Fraction:
             key=lambda p: p.pts or 0,
         )
         assert last.time_base is not None
-        return frames[-1].time + last.duration * last.time_base - frames[first].time
+        return frames[-1].time + (last.duration or 0) * last.time_base - frames[first].time
 
 
 #: What is special about each is how the second clip, or the one after it, must be begun.
