@@ -33,6 +33,7 @@ from vfs_mp4.segments import Verbatim
 from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
 from vfs_mp4.storyboard import Storyboards
 from vfs_mp4.subtitles import Texts
+from vfs_mp4.userdata import UserClips
 from vfs_mp4.waveform import Waveforms
 
 INFO = "info.json"
@@ -44,7 +45,15 @@ def vfs_views(settings: Settings) -> list[View]:
     options = Options.load(settings)
     hardware = Hardware(wanted=options.hwaccel)
     pictures: list[View] = [Videos(hardware), Ranges(hardware), Pictures(hardware), Storyboards()]
-    return [*pictures, Sounds(), Texts(), Waveforms(), Indexes(), Reels()]
+    return [
+        *pictures,
+        Sounds(),
+        Texts(),
+        Waveforms(),
+        Indexes(),
+        Reels(),
+        UserClips(listed=settings.show_derived),
+    ]
 
 
 @hookimpl

@@ -7,7 +7,7 @@ and against the fragments themselves when used. Anything wrong raises Damaged wi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,8 @@ def _source(etag: object, size: object) -> tuple[str, int] | None:
     return (etag, size) if isinstance(etag, str) and isinstance(size, int) else None
 
 
-def harden(connection: apsw.Connection) -> None:
-    """No views that compute, no functions with effects, no endless work."""
+def harden(connection: apsw.Connection, tables: Collection[str] = _TABLES) -> None:
+    """No views that compute, no functions with effects, no endless work; these tables are read, no others."""
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
@@ -102,8 +102,9 @@ def harden(connection: apsw.Connection) -> None:
         calls += 1
         return calls > _CALLS
 
-    def allowed(action: int, one: str | None, *_: str | None) -> int:
-        good = action == apsw.SQLITE_SELECT or (action == apsw.SQLITE_READ and one in _TABLES)
+    def allowed(action: int, one: str | None, two: str | None, *_: str | None) -> int:
+        good = action == apsw.SQLITE_SELECT or (action == apsw.SQLITE_READ and one in tables)
+        good = good or (action == apsw.SQLITE_PRAGMA and one == "table_info" and two in tables)
         return apsw.SQLITE_OK if good else apsw.SQLITE_DENY
 
     connection.set_progress_handler(over, _STEPS_A_CALL)
