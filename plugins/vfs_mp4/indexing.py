@@ -31,7 +31,7 @@ from vfs_mp4.selecting import SUFFIXES
 #: `key`, `state` and `reason` of one file.
 Outcome = Mapping[str, str]
 #: Outcomes that are final until the file changes.
-FINAL = ("made", "there", "none needed", "unplayable")
+FINAL = ("made", "there", "none needed", "none fits", "unplayable")
 #: Seconds a process is given to end by itself.
 _GRACE = 2.0
 

@@ -8,7 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 #: Outcomes in the words of the summary.
-_WORDS = {"made": "indexed", "there": "had an index", "none needed": "need none", "unplayable": "unplayable"}
+_WORDS = {
+    "made": "indexed",
+    "there": "had an index",
+    "none needed": "need none",
+    "none fits": "fit no known index",
+    "unplayable": "unplayable",
+}
 #: Outcomes that are worth a line even where there is a bar.
 _TOLD = ("unplayable", "failed")
 

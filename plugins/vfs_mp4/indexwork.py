@@ -39,7 +39,8 @@ async def index_one(place: Place, folder: Path | None) -> tuple[str, str]:
     """(state, reason) of one video: its index is made where there is none.
 
     folder: of a local source, where sidecars are written; None = kept in the cache. States: `made`, `there`,
-    `none needed`, `unplayable`. Raises StoreError and the like where it could not be asked.
+    `none needed`, `none fits` (its fragments are not what an index lists), `unplayable`. Raises StoreError
+    and the like where it could not be asked.
     """
     try:
         movie = await source.movie_at(place, Fraction(0), Fraction(0))
@@ -52,7 +53,7 @@ async def index_one(place: Place, folder: Path | None) -> tuple[str, str]:
             return "failed", f"{sidecar.SQLITE} is there and not of this video: remove it"
         data = await in_thread(generate.index_sqlite, whole := await source.open_movie(place))
     except Unsupported as error:
-        return "none needed", str(error)
+        return "none fits", str(error)
     except MediaError as error:
         return "unplayable", str(error)
     count = f"{len(whole.fragments)} fragments"

@@ -208,7 +208,7 @@ class RangedIndex:
         low, high = numbers[place], numbers[min(place + 1, len(numbers) - 1)]
         await self._ask(lambda connection: self._around(connection, want, low, high))
 
-    async def whole(self) -> Anchors | None:
+    async def whole(self, reader: Reader) -> Anchors | None:
         """All of it, read at once."""
         if self._place.size > sidecar.MAX_BYTES:
             return None

@@ -11,16 +11,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from vfs import Damaged
+from vfs import Damaged, Place
 from vfs_mp4 import walk
 from vfs_mp4.anchors import Anchors
 from vfs_mp4.boxes import Header, name_of
 from vfs_mp4.fragments import Moof
 from vfs_mp4.model import Track
-from vfs_mp4.probe import Opened, Reader
+from vfs_mp4.probe import Opened, Reader, gather
 
 # Boxes that stand between fragments.
 _BETWEEN = frozenset(
@@ -40,7 +41,9 @@ _ESTIMATES = 5
 # Known fragments on each side that are looked at for how the rate changes.
 _AROUND = 12
 # Fragments known of one file; beyond that a walk is cheaper, and the memory not worth it.
-_MAX_KNOWN = 20_000
+_MAX_KNOWN = 50_000
+# Parts of a file that are walked at once where all fragments are needed; a wrong beginning costs a round.
+_PARTS, _ROUNDS = 8, 3
 # A box header and the first child of a moof, up to its sequence number (ISO/IEC 14496-12 8.8.5).
 _NUMBER_AT, _MOOF_HEAD = 20, 24
 _MAX_TRIED = 64
@@ -59,6 +62,14 @@ class _Start:
     until: int
     after: int
     number: int
+
+
+class _Ended(Damaged):
+    """The boxes end before a fragment of the main track. at: where."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(f"no fragment before the end at {at}")
+        self.at = at
 
 
 class Search:
@@ -98,9 +109,47 @@ class Search:
             return
         await self._look(reader, before, stop, self._estimate(before, stop, want))
 
-    async def whole(self) -> Anchors | None:
-        """None: whoever needs all of them walks."""
-        return None
+    async def whole(self, reader: Reader) -> Anchors | None:
+        """All fragments, from box to box, in several parts of the file at once; None where a chain breaks."""
+        first, end = self._order[0], self._end
+        parts = min(_PARTS, (end - first) // (4 * (self._starts[first].after - first)) + 1)
+        try:
+            await gather(
+                [partial(self._mark, reader, first + (end - first) * n // parts) for n in range(1, parts)]
+            )
+            for _ in range(_ROUNDS):
+                loose = [at for at in self._order if at not in self._linked]
+                if not loose:
+                    break
+                stops = [*loose[1:], end]
+                chains = [
+                    partial(self._chain, reader.place, *ends) for ends in zip(loose, stops, strict=True)
+                ]
+                await gather(chains, _PARTS)
+        except Damaged:
+            return None
+        found = self.anchors()
+        return found if found.fine is not None and bool(found.fine.all()) else None
+
+    async def _mark(self, reader: Reader, near: int) -> None:
+        """Learn a fragment near an offset."""
+        place = bisect_right(self._order, near)
+        before = self._order[place - 1]
+        stop = self._order[place] if place < len(self._order) else self._end
+        if before not in self._linked and self._starts[before].after < near < stop:
+            await self._look(reader, before, stop, near)
+
+    async def _chain(self, place: Place, at: int, stop: int) -> None:
+        """Follow one fragment after the other up to `stop`, or where it breaks."""
+        reader = Reader(place)
+        while at < stop and at in self._starts:
+            if at not in self._linked:
+                await self._follow(reader, at)
+            behind = bisect_right(self._order, at)
+            if behind == len(self._order):
+                return
+            at = self._order[behind]
+            reader.drop(at)
 
     # -- what is known ----------------------------------------------------------------------------------
 
@@ -251,17 +300,16 @@ class Search:
         return learnt
 
     async def _follow(self, reader: Reader, at: int) -> None:
-        """Prove a fragment by the one behind it, which is learnt."""
-        start = self._starts[at]
+        """Prove a fragment by the one behind it, which is learnt, or by the end of all fragments."""
         try:
-            found = await self._next(reader, start.after)
-            if found is not None:
-                self._join(at, *found)
+            behind, found = await self._next(reader, self._starts[at].after)
+            if found is None:
+                self._finish(at, behind)
+            else:
+                self._join(at, behind, found)
         except Damaged as error:
             self._drop(at, error)
             return
-        if found is None:
-            self._finish(at)
         self._linked.add(at)
         self._proved.add(at)
         self._anchors = None
@@ -281,23 +329,26 @@ class Search:
             raise Damaged(f"the fragment at {behind} contradicts those behind it")
         self._proved.add(behind)
 
-    def _finish(self, at: int) -> None:
-        """The last fragment of all."""
+    def _finish(self, at: int, end: int) -> None:
+        """The last fragment of all; what is behind it up to `end` is of other tracks."""
         place = bisect_right(self._order, at)
         while place < len(self._order):
             self._drop(self._order[place], Damaged("fragments behind the last one"))
-        self._end = self._starts[at].after
+        self._end = end
 
     # -- reading ----------------------------------------------------------------------------------------
 
-    async def _next(self, reader: Reader, at: int) -> tuple[int, _Start] | None:
-        """The fragment at or behind a box; None at the end of the fragments."""
+    async def _next(self, reader: Reader, at: int) -> tuple[int, _Start | None]:
+        """The fragment at or behind a box; at the end of the fragments that, and None."""
         for _ in range(_MAX_BOXES):
             head = await reader.header(at, _REACH)
             if head is None or head.kind == b"mfra":
-                return None
+                return at, None
             if head.kind == b"moof":
-                return at, await self._start(reader, at)
+                try:
+                    return at, await self._start(reader, at)
+                except _Ended as error:
+                    return error.at, None
             if head.kind not in _BETWEEN and head.kind != b"mdat":
                 raise Damaged(f"{name_of(head.kind)} at {at}, not moof")
             at += head.size or reader.place.size
@@ -308,9 +359,11 @@ class Search:
 
         Raises Damaged when it is none, is cut, or its samples are not in its media.
         """
-        moof, number = None, 0
+        moof, number, last = None, 0, b""
         for _ in range(_MAX_BOXES):
             head = await reader.header(at, _REACH)
+            if last != b"moof" and (head is None or head.kind == b"mfra"):
+                raise _Ended(at)
             if head is None:
                 break
             stop = at + head.size if head.size else reader.place.size
@@ -325,7 +378,7 @@ class Search:
                     return _Start(int(rows.dts[0]), int(rows.dts[-1] + rows.dur[-1]), stop, number)
             elif head.kind not in _BETWEEN:
                 break
-            at = stop
+            at, last = stop, head.kind
         raise Damaged(f"no whole fragment before {at}")
 
     async def _moof(self, reader: Reader, at: int, head: Header) -> tuple[Moof, int]:

@@ -165,10 +165,13 @@ async def _all_fragments(place: Place, source: _Source) -> Movie:
     while source.table is not None:
         now = source.table
         try:
-            found = now.anchors if now.finder is None else await now.finder.whole()
+            found = now.anchors if now.finder is None else await now.finder.whole(Reader(place))
             if found is None:
                 break
-            return await walk.all_regions(place, replace(now, anchors=found, finder=None))
+            movie = await walk.all_regions(place, replace(now, anchors=found, finder=None))
+            if found.source == "search":
+                await _keep(place, movie)
+            return movie
         except Damaged as error:
             await _distrust(place, source, now, error)
     movie = await walk.whole(place, source.opened)

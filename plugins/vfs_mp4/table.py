@@ -76,7 +76,7 @@ class Finder(Protocol):
         Raises Damaged when it cannot.
         """
 
-    async def whole(self) -> Anchors | None:
+    async def whole(self, reader: Reader) -> Anchors | None:
         """All anchors; None where only a walk through the file finds them."""
 
 

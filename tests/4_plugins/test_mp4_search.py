@@ -10,10 +10,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 import trio
-from vfs_mp4 import source, timeline
+from vfs_mp4 import source, timeline, walk
 from vfs_mp4.model import Movie
+from vfs_mp4.probe import Reader, open_moov
 
 from vfs import OutOfRange
 
@@ -169,13 +171,21 @@ def test_fragments_inside_the_media_are_no_fragments(init: tuple[bytes, int], co
         assert int(track.samples.size[0]) == 2500
 
 
-def test_what_needs_everything_walks_and_says_the_same(init: tuple[bytes, int]) -> None:
-    made = sparse(init[0], 120, uneven(60_000, 0.4), ticks=init[1])
+@pytest.mark.parametrize("size", [60_000, 700_000])
+def test_what_needs_everything_looks_at_each_fragment_once(init: tuple[bytes, int], size: int) -> None:
+    """In eight parts at once; the same tables as from box to box, and what is found is kept."""
+    made = sparse(init[0], 120, uneven(size, 0.4), ticks=init[1])
     reading(made, Fraction(40))
-    whole = trio.run(source.open_movie, made.place)
-    assert (whole.complete, whole.index_source, len(whole.fragments)) == (True, "walk", 120)
+    before = len(made.place.log)
+    found = trio.run(source.open_movie, made.place)
+    assert (found.complete, found.index_source, len(found.fragments)) == (True, "search", 120)
+    assert [f.offset for f in found.fragments] == [begin for begin, _, _ in made.fragments]
+    assert len(made.place.log) - before <= 120 + 40
     for when in (Fraction(0), Fraction(41), Fraction(959, 10)):
-        assert shown_at(trio.run(source.movie_at, made.place, when, when), when) == shown_at(whole, when)
+        assert shown_at(trio.run(source.movie_at, made.place, when, when), when) == shown_at(found, when)
+    fresh(made.place)
+    movie = trio.run(source.movie_at, made.place, Fraction(60), Fraction(60))
+    assert (movie.index_source, len(made.place.log)) == ("sidecar", 2)
 
 
 def test_a_broken_fragment_costs_itself_alone(init: tuple[bytes, int]) -> None:
@@ -192,6 +202,56 @@ def test_a_broken_fragment_costs_itself_alone(init: tuple[bytes, int]) -> None:
     fresh(made.place)
     with pytest.raises(OutOfRange):
         trio.run(source.movie_at, made.place, Fraction(124, 10), Fraction(124, 10))
+
+
+def remuxed(path: Path, flags: str) -> bytes:
+    """The packets of a file in other fragments, without the mfra at the end."""
+    made = path.with_suffix(f".{len(flags)}.mp4")
+    with av.open(str(path)) as source_, av.open(str(made), "w", options={"movflags": flags}) as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in source_.streams}
+        for packet in source_.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    data = made.read_bytes()
+    return data[: data.rindex(b"mfra") - 4] if b"mfra" in data else data
+
+
+def walked(place: MemoryPlace) -> Movie:
+    """The tables from box to box."""
+
+    async def go() -> Movie:
+        return await walk.whole(place, await open_moov(Reader(place)))
+
+    return trio.run(go)
+
+
+def offsets(movie: Movie, handler: str, start: Fraction, stop: Fraction) -> list[int]:
+    """Where the samples of a track that are shown in a range lie."""
+    track = next(track for track in movie.tracks if track.handler == handler)
+    shown = timeline.shown(movie, track)
+    begin, end = (timeline.ticks(when, track, movie) for when in (start, stop))
+    return [int(o) for o in track.samples.offset[shown.order[timeline.rows_between(shown, begin, end)]]]
+
+
+@pytest.mark.parametrize("extra", ["+separate_moof", "+dash", "+frag_every_frame"])
+def test_fragments_of_all_kinds(tmp_path: Path, extra: str) -> None:
+    """Sound in fragments of its own, boxes between fragments, a fragment for each sample."""
+    path = encode(tmp_path / "a.mp4", frames=150, gop=15, size=(160, 90))
+    data = remuxed(path, "frag_keyframe+empty_moov+default_base_moof" + extra)
+    whole = walked(MemoryPlace(data))
+    picks, place = random.Random(3), MemoryPlace(data)
+    for _ in range(25):
+        start = Fraction(picks.randrange(int(whole.duration * 1000) - 1), 1000)
+        stop = min(start + Fraction(picks.choice((1, 500, 2000)), 1000), whole.duration)
+        window = trio.run(source.movie_at, place, start, stop)
+        assert (window.index_source, window.zero) == ("search", whole.zero)
+        for handler in ("vide", "soun"):
+            assert offsets(window, handler, start, stop) == offsets(whole, handler, start, stop)
+    found = trio.run(source.open_movie, MemoryPlace(data))
+    assert found.index_source == "search"
+    assert found.fragments == whole.fragments
+    assert place.reports == []
 
 
 def test_many_at_once_find_the_same(init: tuple[bytes, int]) -> None:

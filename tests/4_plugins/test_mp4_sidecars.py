@@ -158,11 +158,11 @@ def test_a_progressive_file_has_offsets_alone(tmp_path: Path) -> None:
         generate.index_sqlite(opened(place))
 
 
-def test_the_walk_of_one_mount_is_the_index_of_the_next(clip: Path) -> None:
+def test_what_one_mount_found_is_the_index_of_the_next(clip: Path) -> None:
     data = clip.read_bytes()
     data = data[: data.rindex(b"mfra") - 4]
     first = MemoryPlace(data)
-    assert opened(first).index_source == "walk"
+    assert opened(first).index_source == "search"
     second = MemoryPlace(data, remembered=first.remembered)
     movie = trio.run(source.movie_at, second, Fraction(2), Fraction(2))
     assert (movie.index_source, second.reports) == ("sidecar", [])
