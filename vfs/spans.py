@@ -38,11 +38,13 @@ class DerivedObject(StoredObject):
     are a function of, the code included. make: `await make(offset, length)` gives exactly these bytes, of any
     range inside, or raises a ReelfsError. grain: what is asked for is widened to its multiples where more is
     missing (bytes that one piece of work gives; 0 = not). sources: the stored versions it is made from.
+    bulky: much more than what it is made of, and made as fast as a disk reads: kept in memory alone.
     """
 
     make: Callable[[int, int], Awaitable[bytes]] = field(compare=False, repr=False)
     grain: int = 0
     sources: tuple[StoredObject, ...] = ()
+    bulky: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

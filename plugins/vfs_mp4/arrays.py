@@ -23,23 +23,24 @@ PIECE = 8 << 20
 def array(place: Place, window: Window, attributes: dict[str, str], hardware: Hardware) -> Spliced:
     """The frames of a window, N x height x width x 3, uint8: coded pictures as RGB, not turned nor scaled.
 
-    The size is that of the sample description. Raises what `frames.coded` raises; reading raises Damaged
+    The size is that of the sample description. Raises what `runs.coded` raises; reading raises Damaged
     where a picture does not come out, or in another size, for that piece alone.
     """
-    _, job = frames.coded(replace(window, last=window.first))
+    _, job = runs.coded(replace(window, last=window.first))
     entry = read_entry(job)
     count, shape = window.last - window.first + 1, (entry.height, entry.width)
     picture = shape[0] * shape[1] * 3
     if not picture:
         raise Damaged("the sample description gives no size of the pictures")
     body = DerivedObject(
-        f"{place.path}@/{attributes['selection']}.rgb",
+        f"{place.path}@/frames.rgb",
         count * picture,
         f"{CODE}:{'hardware:' * hardware.wanted}{place.version}:{_named(window)}",
         place.mtime_ns,
         make=partial(_make, place, window, shape, hardware),
         grain=max(PIECE // picture, 1) * picture,
         sources=(place.object,),
+        bulky=True,
     )
     layout = Layout((Inline(_header((count, *shape, 3))), Extent(body, 0, body.size)))
     attributes |= {"width": str(entry.width), "height": str(entry.height)}

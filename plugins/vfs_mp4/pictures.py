@@ -26,7 +26,7 @@ from vfs import (
     in_thread,
     in_worker,
 )
-from vfs_mp4 import frames, sheets, source
+from vfs_mp4 import frames, runs, sheets, source
 from vfs_mp4.hardware import Hardware
 from vfs_mp4.model import Ticks
 from vfs_mp4.plan import Window
@@ -211,10 +211,7 @@ async def _thumbnail(place: Place) -> Bytes:
     indices = keys(window)
     before = indices[indices <= window.first]
     index = int(before[-1] if len(before) else indices[0] if len(indices) else window.first)
-    try:
-        layout, job = frames.coded(replace(window, first=index, last=index))
-    except ValueError as error:
-        raise Damaged(f"{place.path}: {error}") from error
+    layout, job = runs.coded(replace(window, first=index, last=index))
     return Bytes(
         produce=partial(in_worker, sheets.thumbnail, job, SIDE, source=frames.source(place, layout)),
         version=f"{THUMBNAIL_CODE}:{layout.fingerprint()}:{job.wanted}",

@@ -34,10 +34,9 @@ MAX_PICTURES = 600
 MAX_MEDIA = 512 << 20
 #: Most bytes of the animation itself.
 MAX_RESULT = 128 << 20
-#: Ticks a second of the durations in each format, and the fewest: browsers slow down what is below 20 ms.
-_CLOCKS = {"gif": (100, 2), "webp": (1000, 20)}
-#: Most ticks of a duration: 16 bits in a GIF.
-_LONGEST = 0xFFFF
+#: Ticks a second of the durations in each format, the fewest (browsers slow down what is below 20 ms), and
+#: the most that its field holds.
+_CLOCKS = {"gif": (100, 2, 0xFFFF), "webp": (1000, 20, 0xFFFFFF)}
 #: Seconds a worker takes at most to make a picture small and write it; usually 20 ms.
 SECONDS_EACH = 0.2
 #: Groups of pictures at once: the next one is fetched while one is decoded.
@@ -48,10 +47,12 @@ _MEND = "take a shorter range"
 async def preview(
     place: Place, window: Window, format: str, attributes: dict[str, str], hardware: Hardware
 ) -> Bytes:
-    """The frames of a window as an animation. Raises TooBig over a limit, and what `frames.coded` raises."""
+    """The frames of a window as an animation. Raises TooBig over a limit, and what `runs.coded` raises."""
     found = await in_thread(plan, window)
-    attributes |= {"width": str(found.size[0]), "height": str(found.size[1]), "pictures": str(found.count)}
-    chosen = f"{found.count}:{found.times[0]}-{found.times[-1]}"
+    attributes |= {"width": str(found.size[0]), "height": str(found.size[1])}
+    attributes |= {"pictures": str(len(found.times) - 1)}
+    # Ranges of one group of pictures may need the same samples.
+    chosen = f"{window.start}-{window.stop}"
     return Bytes(
         produce=partial(_produce, place, found, format, hardware),
         version=f"{CODE}:{'hardware:' * hardware.wanted}{found.reads.fingerprint()}:{chosen}:{format}",
@@ -70,11 +71,6 @@ class Plan:
     times: tuple[Fraction, ...]
     size: Size
     reads: Layout
-
-    @property
-    def count(self) -> int:
-        """Pictures."""
-        return len(self.times) - 1
 
 
 def plan(window: Window) -> Plan:
@@ -139,6 +135,6 @@ async def _stills(place: Place, run: Run, size: Size, format: str, device: str) 
 
 def durations(times: Sequence[Fraction], format: str) -> list[int]:
     """How long each picture stays, in ticks of the format; rounded so that errors do not add up."""
-    scale, least = _CLOCKS[format]
+    scale, least, most = _CLOCKS[format]
     bounds = [round(time * scale) for time in times]
-    return [min(max(after - before, least), _LONGEST) for before, after in pairwise(bounds)]
+    return [min(max(after - before, least), most) for before, after in pairwise(bounds)]

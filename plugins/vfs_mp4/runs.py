@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vfs import Layout, Place, Source
+from vfs import Damaged, Layout, Place, Source
 from vfs_mp4 import frames
 from vfs_mp4.model import Ticks, Track
 from vfs_mp4.plan import Window
@@ -64,8 +64,16 @@ def split(window: Window, wanted: Sequence[int] | Ticks) -> list[Ticks]:
     return np.split(indices, np.flatnonzero(np.diff(begins)) + 1)
 
 
+def coded(window: Window, *, spare: int = 0) -> tuple[Layout, Job]:
+    """`frames.coded`. Raises what that raises, and Damaged for tables that point outside the file."""
+    try:
+        return frames.coded(window, spare=spare)
+    except ValueError as error:
+        raise Damaged(str(error)) from error
+
+
 def run(window: Window, wanted: Ticks, *, spare: int = 0) -> Run:
-    """The job for one piece of `split`. Raises what `frames.coded` raises."""
+    """The job for one piece of `split`. Raises what `coded` raises."""
     part = replace(window, first=int(wanted[0]), last=int(wanted[-1]))
-    layout, job = frames.coded(part, spare=spare)
+    layout, job = coded(part, spare=spare)
     return Run(layout, job, tuple(window.track.samples.pts[window.shown.order[wanted]].tolist()))

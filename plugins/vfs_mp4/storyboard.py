@@ -15,10 +15,9 @@ from functools import partial
 import numpy as np
 
 from vfs import Bytes, Damaged, Layout, Node, NoMedia, Place, TooBig, in_thread, in_worker
-from vfs_mp4 import frames, pictures, shape, sheets, source
+from vfs_mp4 import frames, pictures, runs, shape, sheets, source
 from vfs_mp4.plan import Window
 from vfs_mp4.probe import gather
-from vfs_mp4.runs import PACE
 from vfs_mp4.selecting import is_video, window_of
 from vfs_mp4.shape import Size
 from vfs_mp4.visual import Job, read_entry
@@ -160,7 +159,7 @@ def _numbered(found: Sequence[tuple[Fraction, int, int]], duration: Fraction) ->
 async def _vtt(place: Place) -> bytes:
     window = await window_of(place, pictures.WHOLE)
     found = await in_thread(cues, window)
-    return vtt(found, _tile_size(_job(place, window, found[0])[1])).encode()
+    return vtt(found, _tile_size(_job(window, found[0])[1])).encode()
 
 
 def vtt(found: Sequence[Cue], size: Size) -> str:
@@ -186,7 +185,7 @@ def _tile_size(job: Job) -> Size:
 
 async def _sheet(place: Place, number: int) -> bytes:
     window = await window_of(place, pictures.WHOLE)
-    size, batches = await in_thread(_batches, place, window, number)
+    size, batches = await in_thread(_batches, window, number)
     found = await gather([partial(_tiles, place, batch, size) for batch in batches], _AT_ONCE)
     made = [tile for tiles in found for tile in tiles]
     if not any(made):
@@ -197,24 +196,21 @@ async def _sheet(place: Place, number: int) -> bytes:
 _Coded = tuple[Layout, Job]
 
 
-def _batches(place: Place, window: Window, number: int) -> tuple[Size, list[list[_Coded]]]:
+def _batches(window: Window, number: int) -> tuple[Size, list[list[_Coded]]]:
     """The size of a tile, and what is to be decoded for a sheet, in parts. Raises TooBig."""
     found = cues(window)
-    size = _tile_size(_job(place, window, found[0])[1])
-    coded = [_job(place, window, cue) for cue in found if cue.sheet == number]
+    size = _tile_size(_job(window, found[0])[1])
+    coded = [_job(window, cue) for cue in found if cue.sheet == number]
     media = sum(layout.size for layout, _ in coded)
     if media > frames.MAX_MEDIA:
         raise TooBig(f"{media} bytes of key frames in a sheet, the limit is {frames.MAX_MEDIA}")
     entry = read_entry(coded[0][1])
-    each = max(min(_SECONDS * PACE // (entry.width * entry.height), _BATCH), 1)
+    each = max(min(_SECONDS * runs.PACE // (entry.width * entry.height), _BATCH), 1)
     return size, [coded[at : at + each] for at in range(0, len(coded), each)]
 
 
-def _job(place: Place, window: Window, cue: Cue) -> _Coded:
-    try:
-        return frames.coded(replace(window, first=cue.index, last=cue.index))
-    except ValueError as error:  # An extent outside its object: the tables lie.
-        raise Damaged(f"{place.path}: {error}") from error
+def _job(window: Window, cue: Cue) -> _Coded:
+    return runs.coded(replace(window, first=cue.index, last=cue.index))
 
 
 async def _tiles(place: Place, batch: Sequence[_Coded], size: Size) -> list[bytes]:

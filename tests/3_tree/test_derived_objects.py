@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
@@ -129,6 +130,25 @@ def test_derived_objects(remote: bool) -> None:
             store.replace("a.txt", TEXT.lower())
             with pytest.raises(vfs.Stale):
                 await runtime.tree.refresh(found)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("bulky", [False, True])
+def test_what_is_bulky_is_not_written_to_disk(tmp_path: Path, bulky: bool) -> None:
+    async def make(offset: int, length: int) -> bytes:
+        return bytes(length)
+
+    async def main() -> None:
+        settings = Settings.load({"source": "memory://test", "cache_dir": str(tmp_path)}, environ={})
+        async with open_runtime(settings, store=MemoryStore({}, remote=True)) as runtime:
+            derived = DerivedObject("x", 50_000, "1", make=make, bulky=bulky)
+            assert await runtime.reader.fetch(Layout.whole(derived)) == bytes(50_000)
+            assert runtime.reader.peek(Layout.whole(derived), 0, 10) == bytes(10)
+            disk = runtime.reader.blocks.disk
+            assert disk is not None
+            await disk.drain()
+            assert bool(disk.counters.written) != bulky
 
     trio.run(main)
 

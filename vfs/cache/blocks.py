@@ -225,7 +225,8 @@ class BlockCache:
             self.counters.disk_bytes += end - start
             return found
         body = await self._request(file.stored, start, end)
-        self.disk.offer(file.identity, start, body)
+        if not (isinstance(file.stored, DerivedObject) and file.stored.bulky):
+            self.disk.offer(file.identity, start, body)
         return body
 
     def _keeps(self, stored: StoredObject) -> bool:
