@@ -1,8 +1,8 @@
 """Rows of the application's `database.sqlite` that say which clips of which games there are. Pure.
 
 The file is untrusted, and its schema has changed over time: what a table has is asked of it, and a column
-that is not there is empty. It is opened in memory as it is; a write-ahead log left behind elsewhere is not missed,
-the main file is complete, if older.
+that is not there is empty. It is opened in memory as it is; a write-ahead log left behind elsewhere is
+not missed: the main file is complete, if older.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def read(data: bytes) -> Clips:
             _rows(connection, *what)
             for what in (("raw_clips", _CLIP), ("games", _GAME), ("game_videos", _VIDEO))
         )
-    except (apsw.Error, MemoryError) as error:
+    except (apsw.Error, UnicodeDecodeError, MemoryError) as error:
         raise Damaged(f"unreadable: {error}") from None
     finally:
         connection.close()

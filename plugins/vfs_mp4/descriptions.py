@@ -56,7 +56,8 @@ def merged(tracks: Sequence[Track], labels: Sequence[str]) -> tuple[bytes, bool]
         for entry in entries(track):
             if why := difference(first, entry, track.handler):
                 raise Unsupported(f"{label}: {why}, unlike {labels[0]}")
-            in_band |= entry.setup != first.setup and first.codec in _CARRIED
+            unlike = (entry.codec, entry.setup) != (first.codec, first.setup)
+            in_band |= unlike and first.codec in _CARRIED
     codec = _CARRIED[first.codec] if in_band else first.codec
     entry_box = first.data[:4] + codec + first.data[8:]
     return write.full(b"stsd", 0, 0, struct.pack(">I", 1), entry_box), in_band
@@ -131,7 +132,7 @@ def _children(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, 
 
 def difference(first: Entry, entry: Entry, handler: str) -> str | None:
     """Why an entry cannot follow the first in one track; None where it can."""
-    if entry.codec != first.codec:
+    if _CARRIED.get(entry.codec, entry.codec) != _CARRIED.get(first.codec, first.codec):
         return f"{_name(entry.codec)} follows {_name(first.codec)}"
     if (entry.fixed, entry.setup, entry.other) == (first.fixed, first.setup, first.other):
         return None
