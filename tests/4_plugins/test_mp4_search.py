@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import struct
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +19,7 @@ from vfs_mp4 import source, timeline, walk
 from vfs_mp4.model import Movie
 from vfs_mp4.probe import Reader, open_moov
 
-from vfs import OutOfRange
+from vfs import MediaError, OutOfRange
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
@@ -137,8 +139,8 @@ def test_a_range_is_whole(init: tuple[bytes, int]) -> None:
 def fakes(init: tuple[bytes, int], made: Sparse, number: int, times: list[int]) -> bytes:
     """Whole fragments, one behind the other, as they could lie in the media of fragment `number`."""
     found = b""
-    for step, time in enumerate(times):
-        head = moof(number + 1 + step, time * made.each, [100] * 20, made.each // 20)
+    for step, when in enumerate(times):
+        head = moof(number + 1 + step, when * made.each, [100] * 20, made.each // 20)
         found += head + struct.pack(">I4s", 8 + 2000, b"mdat") + bytes(2000)
     return found
 
@@ -252,6 +254,27 @@ def test_fragments_of_all_kinds(tmp_path: Path, extra: str) -> None:
     assert found.index_source == "search"
     assert found.fragments == whole.fragments
     assert place.reports == []
+
+
+def test_mutated_files_raise_only_media_errors(init: tuple[bytes, int]) -> None:
+    """Bytes of moofs and of what lies between them changed at random: an error, or an answer, soon."""
+    picks = random.Random(12)
+    for _ in range(30):
+        made = sparse(init[0], 150, uneven(50_000, 0.4), ticks=init[1], between=boxed(b"styp", bytes(8)))
+        pieces = made.place.data.pieces  # type: ignore[attr-defined]
+        for _ in range(picks.randrange(1, 30)):
+            number = picks.randrange(1, len(pieces) - 1)
+            at, piece = pieces[number]
+            changed = bytearray(piece)
+            changed[picks.randrange(len(changed))] = picks.choice((0, 1, 0x7F, 0x80, 0xFF))
+            pieces[number] = (at, bytes(changed))
+        when = Fraction(picks.randrange(150 * made.each), made.ticks)
+        begun = time.perf_counter()
+        with contextlib.suppress(MediaError, OutOfRange):
+            trio.run(source.movie_at, made.place, when, when)
+        with contextlib.suppress(MediaError):
+            trio.run(source.open_movie, made.place)
+        assert time.perf_counter() - begun < 5
 
 
 def test_many_at_once_find_the_same(init: tuple[bytes, int]) -> None:
