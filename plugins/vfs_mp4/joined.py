@@ -240,7 +240,10 @@ class _Line:
         self._end = base + int(dur.sum())
         self._shown_until = base + int((pts + dur).max())
         for length, media in edits:
-            self.edits.append((length, media if media < 0 else media * factor + base + later))
+            begins_at = media if media < 0 else media * factor + base + later
+            self.edits.append((length, begins_at))
+            # A picture may be shown for longer than it takes to decode the next.
+            self._shown_until = max(self._shown_until, begins_at + ceil(length))
             self._at += length
 
     def _skip(self, gap: Fraction) -> None:
