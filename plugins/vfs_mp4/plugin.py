@@ -22,6 +22,7 @@ from vfs import (
 )
 from vfs_mp4 import frames, info, leading, render, segments, source, splice
 from vfs_mp4.audio import Sounds
+from vfs_mp4.demuxed import Demuxed
 from vfs_mp4.hardware import Hardware
 from vfs_mp4.indexes import Indexes
 from vfs_mp4.options import Options
@@ -35,6 +36,7 @@ from vfs_mp4.storyboard import Storyboards
 from vfs_mp4.subtitles import Texts
 from vfs_mp4.userdata import UserClips
 from vfs_mp4.waveform import Waveforms
+from vfs_mp4.whole import Whole
 
 INFO = "info.json"
 
@@ -50,9 +52,11 @@ def vfs_views(settings: Settings) -> list[View]:
         Sounds(),
         Texts(),
         Waveforms(),
+        Whole(),
         Indexes(),
         Reels(),
         UserClips(listed=settings.show_derived),
+        Demuxed(),
     ]
 
 

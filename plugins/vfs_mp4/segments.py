@@ -124,16 +124,16 @@ def made(window: Window, *, sound: bool) -> Read:
     lanes = [lead]
     if sound:
         lanes += map(_placed, _sound_lanes(window))
-    spans: list[Span] = [Inline(_init(lanes, window.stop - window.start))]
+    spans: list[Span] = [Inline(init_of(lanes, window.stop - window.start))]
     for number, group in enumerate(_groups(lanes), 1):
-        spans += _fragment(window.movie, number, group)
+        spans += fragment(window.movie, number, group)
     kept = window.track.samples.pts[lead.rows]
     wanted = window.track.samples.pts[window.rows[0]]
     return Read(Layout(spans), int(np.count_nonzero(kept < wanted)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Lane:
+class Lane:
     """Rows of one track in decode order. dts: from 0 until placed; media: pts shown first; at: seconds of
     the first row's pts from the start of the window (sound)."""
 
@@ -146,13 +146,13 @@ class _Lane:
     at: Fraction = Fraction(0)
 
 
-def _lane(track: Track, rows: Ticks, media: int, at: Fraction = Fraction(0)) -> _Lane:
+def _lane(track: Track, rows: Ticks, media: int, at: Fraction = Fraction(0)) -> Lane:
     samples = track.samples
     dts = samples.dts[rows] - samples.dts[rows[0]]
     dur = np.maximum(np.append(np.diff(dts), samples.dur[rows[-1]]), 0)
     cts = samples.pts[rows] - samples.dts[rows]
     lift = max(0, -int(cts.min()))
-    return _Lane(track, rows, dts, dur, cts + lift, media - int(samples.dts[rows[0]]) + lift, at)
+    return Lane(track, rows, dts, dur, cts + lift, media - int(samples.dts[rows[0]]) + lift, at)
 
 
 def keeps_leading(window: Window, key: int) -> bool:
@@ -177,11 +177,11 @@ def decoded_rows(window: Window) -> Ticks:
     return rows
 
 
-def _pictures(window: Window) -> _Lane:
+def _pictures(window: Window) -> Lane:
     return _lane(window.track, decoded_rows(window), int(window.track.samples.pts[window.rows[0]]))
 
 
-def _sound_lanes(window: Window) -> list[_Lane]:
+def _sound_lanes(window: Window) -> list[Lane]:
     """Sound on the clock of the window's start. Only the first stretch of an edited track is kept."""
     found = []
     for track in window.movie.tracks:
@@ -195,7 +195,7 @@ def _sound_lanes(window: Window) -> list[_Lane]:
     return found
 
 
-def _placed(lane: _Lane) -> _Lane:
+def _placed(lane: Lane) -> Lane:
     """A lane of sound on a clock of its own, on which the window begins as soon as its pre-roll is over.
 
     Not on the clock of the pictures, whose pre-roll is longer: of AAC in fragments FFmpeg 8.1 drops as many
@@ -207,7 +207,7 @@ def _placed(lane: _Lane) -> _Lane:
     return replace(lane, dts=lane.dts + max(begin, 0), media=round(preroll * scale) + max(-begin, 0))
 
 
-def _init(lanes: list[_Lane], length: Fraction) -> bytes:
+def init_of(lanes: list[Lane], length: Fraction) -> bytes:
     """ftyp and moov without samples. The edit begins at the window: what is only decoded lies before 0."""
     timescale = splice.common_timescale([lane.track for lane in lanes])
     duration = round(length * timescale)
@@ -227,7 +227,7 @@ def _init(lanes: list[_Lane], length: Fraction) -> bytes:
     return brands + write.box(b"moov", mvhd, *traks, write.mvex(ids))
 
 
-def _groups(lanes: list[_Lane]) -> Iterator[list[tuple[_Lane, slice]]]:
+def _groups(lanes: list[Lane]) -> Iterator[list[tuple[Lane, slice]]]:
     """For each group of pictures its rows and the sound up to the next group."""
     lead, *others = lanes
     samples = lead.track.samples
@@ -251,7 +251,7 @@ def _groups(lanes: list[_Lane]) -> Iterator[list[tuple[_Lane, slice]]]:
         yield group
 
 
-def _fragment(movie: Movie, number: int, group: list[tuple[_Lane, slice]]) -> list[Span]:
+def fragment(movie: Movie, number: int, group: list[tuple[Lane, slice]]) -> list[Span]:
     """moof and mdat of one group: the pictures, then the sound."""
     sizes = [int(lane.track.samples.size[lane.rows[part]].sum()) for lane, part in group]
     head = len(_moof(number, group, [0] * len(group))) + 8
@@ -267,7 +267,7 @@ def _fragment(movie: Movie, number: int, group: list[tuple[_Lane, slice]]) -> li
     return spans
 
 
-def _moof(number: int, group: list[tuple[_Lane, slice]], places: list[int]) -> bytes:
+def _moof(number: int, group: list[tuple[Lane, slice]], places: list[int]) -> bytes:
     return write.moof(
         number,
         *(
@@ -283,7 +283,7 @@ def _moof(number: int, group: list[tuple[_Lane, slice]], places: list[int]) -> b
     )
 
 
-def _columns(lane: _Lane, part: slice) -> NDArray[np.int64]:
+def _columns(lane: Lane, part: slice) -> NDArray[np.int64]:
     samples, rows = lane.track.samples, lane.rows[part]
     flags = np.where(samples.sync[rows], write.SYNC_FLAGS, write.OTHER_FLAGS)
     return np.stack((lane.dur[part], samples.size[rows], flags, lane.cts[part]), axis=1)
