@@ -56,6 +56,13 @@ def picture(data: bytes | WorkerFile, job: Job, format: str) -> bytes:
     return _encode(upright(_groups.frame(job, data), entry, job.tkhd), format)
 
 
+def drawn(frame: av.VideoFrame, entry: Entry, tkhd: bytes, format: str) -> bytes:
+    """A decoded frame as a file. Raises TooBig."""
+    if format == "npy":
+        return _npy(to_rgb(frame, entry))
+    return _encode(upright(frame, entry, tkhd), format)
+
+
 def coded_picture(data: bytes | WorkerFile, job: Job) -> Picture:
     """The wanted frame as RGB, height x width x 3, neither turned nor scaled. Raises as `picture`."""
     entry = read_entry(job)
