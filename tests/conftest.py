@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 #: Real files nobody here wrote, beside the checkout; tests that use them skip when it is not there.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+# A shell starts what it puts in the background with interrupts ignored, and programs hand that down: tests
+# that interrupt a program need it back.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

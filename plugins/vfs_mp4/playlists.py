@@ -85,13 +85,14 @@ def _adaptation(movie: Movie, number: int, name: str, stream: Stream) -> list[st
     told |= {"id": name, "bandwidth": str(max(stream.peak, 1))}
     language = f" lang={quoteattr(track.language)}" if not is_video and track.language != "und" else ""
     kind = "video" if is_video else "audio"
-    end = stream.init + stream.index - 1
+    end, offset = stream.init + stream.index - 1, int(stream.delay * track.timescale)
     return [
         f'  <AdaptationSet id="{number}" contentType="{kind}" segmentAlignment="true"'
         f' startWithSAP="1" subsegmentAlignment="true" subsegmentStartsWithSAP="1"{language}>',
         "   <Representation " + " ".join(f"{key}={quoteattr(value)}" for key, value in told.items()) + ">",
         f"    <BaseURL>{name}.mp4</BaseURL>",
-        f'    <SegmentBase indexRange="{stream.init}-{end}">'
+        f'    <SegmentBase timescale="{track.timescale}" presentationTimeOffset="{offset}"'
+        f' indexRange="{stream.init}-{end}">'
         f'<Initialization range="0-{stream.init - 1}"/></SegmentBase>',
         "   </Representation>",
         "  </AdaptationSet>",

@@ -1,7 +1,8 @@
 """A whole file as fragments, with an index of them: for browsers and for streaming. Pure, zero copy.
 
-Media source extensions know no edit lists, so the presentation times are those of the player line: decode
-times begin at 0 or later, and composition offsets are signed (`trun` version 1, ISO/IEC 14496-12 8.8.8).
+Browsers know no edit lists, and FFmpeg moves tracks whose composition offsets are negative. So times are
+those of the player line plus one delay for all tracks, as long as the earliest picture is decoded before it
+is shown; manifests say so where they can, and a file for itself takes it back by an edit list.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 
 from vfs import Inline, Layout, Span, TooBig, Unsupported
-from vfs_mp4 import plan, segments, timeline, write
+from vfs_mp4 import plan, segments, soundformat, timeline, write
 from vfs_mp4.model import Movie, Ticks, Track
 from vfs_mp4.segments import Lane
 
@@ -40,13 +41,16 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Fragments of one or more tracks. init: bytes of ftyp and moov; index: of the sidx behind them."""
+    """Fragments of one or more tracks. init: bytes of ftyp and moov; index: of the sidx behind them. delay:
+    seconds that all times in it are later than on the player line.
+    """
 
     tracks: tuple[Track, ...]
     layout: Layout
     init: int
     index: int
     segments: tuple[Segment, ...]
+    delay: Fraction = Fraction(0)
 
     @property
     def nbytes(self) -> int:
@@ -65,25 +69,29 @@ class Stream:
         return int(8 * sum(s.size for s in self.segments) / seconds) if seconds else 0
 
 
-def streamed(movie: Movie, tracks: Sequence[Track]) -> Stream:
-    """The tracks as one stream; the first leads. Raises Unsupported, TooBig, ValueError (tables that lie)."""
-    lanes = [lane(movie, track) for track in tracks]
+def streamed(movie: Movie, tracks: Sequence[Track], delay: Fraction, *, edited: bool = False) -> Stream:
+    """The tracks as one stream; the first leads. edited: an edit list takes the delay back.
+
+    Raises Unsupported, TooBig, ValueError (tables that lie).
+    """
+    lanes = [_late(lane(movie, track), delay) for track in tracks]
     groups = _groups(lanes)
-    head = segments.init_of(lanes, movie.duration)
+    shown = [replace(one, media=int(delay * one.track.timescale)) for one in lanes] if edited else lanes
+    head = segments.init_of(shown, movie.duration)
     made: list[list[Span]] = [segments.fragment(movie, n, group) for n, group in enumerate(groups, 1)]
     if sum(map(len, made)) > MAX_SPANS:
         raise TooBig(f"{movie.object.key} is interleaved into more than {MAX_SPANS} pieces")
     sizes = [sum(span.length for span in spans) for spans in made]
-    times = [Fraction(int(t), lanes[0].track.timescale) for t in _starts(lanes[0], groups)]
+    times = [Fraction(int(t), lanes[0].track.timescale) - delay for t in _starts(lanes[0], groups, delay)]
     durations = [b - a for a, b in zip(times, [*times[1:], max(movie.duration, times[-1])], strict=True)]
-    index = _sidx(lanes[0].track, times, durations, sizes)
+    index = _sidx(lanes[0].track, delay, times, durations, sizes)
     at = len(head) + len(index)
     found = []
     for size, start, duration in zip(sizes, times, durations, strict=True):
         found.append(Segment(at, size, start, duration))
         at += size
     spans = [Inline(head + index), *(span for part in made for span in part)]
-    return Stream(tuple(tracks), Layout(spans), len(head), len(index), tuple(found))
+    return Stream(tuple(tracks), Layout(spans), len(head), len(index), tuple(found), delay)
 
 
 def lane(movie: Movie, track: Track) -> Lane:
@@ -100,14 +108,23 @@ def lane(movie: Movie, track: Track) -> Lane:
     if (shifts != shifts[0]).any():
         raise Unsupported(f"track {track.track_id}: its edit list cuts or repeats, which streams cannot say")
     low, high = timeline.start_row(track, shown.order), int(shown.order.max())
+    if track.handler == "soun":
+        # What a decoder needs to settle lies before 0, where players cut it off.
+        low = max(low - soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b"")), 0)
     rows = np.arange(low, high + 1)
-    zero = int(movie.zero * track.timescale)
-    presented = samples.pts[rows] + int(shifts[0]) - zero
-    decoded = samples.dts[rows] - samples.dts[low]
-    # The true decode time where it is not before 0: what begins late begins late.
-    decoded = decoded + max(0, int(samples.dts[low] + shifts[0]) - zero)
+    shift = int(shifts[0]) - int(movie.zero * track.timescale)
+    offsets = samples.pts[rows] - samples.dts[rows]
+    lift = max(0, -int(offsets.min()))
+    decoded = samples.dts[rows] + shift - lift
     dur = np.maximum(np.append(np.diff(decoded), samples.dur[high]), 0)
-    return Lane(track, rows, decoded, dur, presented - decoded, 0)
+    return Lane(track, rows, decoded, dur, offsets + lift, 0)
+
+
+def delay_of(movie: Movie, tracks: Sequence[Track]) -> Fraction:
+    """Seconds by which all are late, so that no decode time is negative: whole ticks of every clock."""
+    clock = math.gcd(*(track.timescale for track in tracks))
+    early = max(Fraction(-int(lane(movie, track).dts[0]), track.timescale) for track in tracks)
+    return Fraction(max(0, math.ceil(early * clock)), clock)
 
 
 def _groups(lanes: Sequence[Lane]) -> list[list[tuple[Lane, slice]]]:
@@ -139,19 +156,28 @@ def _bounds(leading: Lane) -> list[int]:
     return [*bounds, len(leading.rows)]
 
 
-def _starts(leading: Lane, groups: Sequence[Sequence[tuple[Lane, slice]]]) -> Ticks:
-    """When the first picture of each fragment comes up; what comes before 0 does at 0."""
+def _late(one: Lane, delay: Fraction) -> Lane:
+    return replace(one, dts=one.dts + int(delay * one.track.timescale))
+
+
+def _starts(leading: Lane, groups: Sequence[Sequence[tuple[Lane, slice]]], delay: Fraction) -> Ticks:
+    """When the first picture of each fragment comes up; what comes before the delay does at it."""
     presented = leading.dts + leading.cts
     first = [int(presented[group[0][1].start]) for group in groups]
-    return np.maximum.accumulate(np.maximum(np.array(first, np.int64), 0))
+    begin = int(delay * leading.track.timescale)
+    return np.maximum.accumulate(np.maximum(np.array(first, np.int64), begin))
 
 
 def _sidx(
-    track: Track, times: Sequence[Fraction], durations: Sequence[Fraction], sizes: Sequence[int]
+    track: Track,
+    delay: Fraction,
+    times: Sequence[Fraction],
+    durations: Sequence[Fraction],
+    sizes: Sequence[int],
 ) -> bytes:
     """The segment index (ISO/IEC 14496-12 8.16.3), version 1, one reference a fragment."""
     scale = track.timescale
-    edges = [round(t * scale) for t in (*times, times[-1] + durations[-1])]
+    edges = [round((t + delay) * scale) for t in (*times, times[-1] + durations[-1])]
     rows = b"".join(
         struct.pack(">III", size, b - a, _SAP) for size, (a, b) in zip(sizes, pairwise(edges), strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import partial
 
 from vfs import (
@@ -93,16 +94,18 @@ async def _fragmented(place: Place) -> Layout:
     if movie.init is not None and movie.fragments:
         return Layout.whole(place.object)
     tracks = streams.streamable(movie)
-    return (await _stream(place, movie, tracks)).layout
+
+    def make() -> Stream:
+        return streams.streamed(movie, tracks, streams.delay_of(movie, tracks), edited=True)
+
+    return (await place.derive("mp4.fragmented.1", partial(in_thread, make))).layout
 
 
-async def _stream(place: Place, movie: Movie, tracks: Sequence[Track]) -> Stream:
-    name = "mp4.stream.1." + ".".join(str(track.track_id) for track in tracks)
+async def _stream(place: Place, movie: Movie, track: Track, delay: Fraction) -> Stream:
+    def make() -> Stream:
+        return streams.streamed(movie, [track], delay)
 
-    async def make() -> Stream:
-        return await in_thread(streams.streamed, movie, tracks)
-
-    return await place.derive(name, make)
+    return await place.derive(f"mp4.stream.1.{track.track_id}.{delay}", partial(in_thread, make))
 
 
 async def _named(place: Place) -> tuple[Movie, list[tuple[str, Stream]]]:
@@ -114,18 +117,26 @@ async def _named(place: Place) -> tuple[Movie, list[tuple[str, Stream]]]:
     first, *others = streams.streamable(movie)
     if first.codec not in PLAYABLE:
         raise Unsupported(f"track {first.track_id}: {first.codec} is no codec of browsers")
-    found = [("video" if first.handler == "vide" else "audio", await _stream(place, movie, [first]))]
-    for track in others:
-        if track.codec not in PLAYABLE:
-            continue
-        sounds = sum(1 for name, _ in found if name.startswith("audio"))
-        try:
-            stream = await _stream(place, movie, [track])
-        except MediaError as error:
-            place.report(f"left out of hls and dash: {error}")
-            continue
-        found.append((f"audio-{sounds + 1}" if sounds else "audio", stream))
+    tracks = [first, *(track for track in others if _is_playable(place, movie, track))]
+    delay = await in_thread(streams.delay_of, movie, tracks)
+    found: list[tuple[str, Stream]] = []
+    for track in tracks:
+        stem = "video" if track.handler == "vide" else "audio"
+        number = sum(1 for name, _ in found if name.startswith(stem)) + 1
+        name = stem if number == 1 else f"{stem}-{number}"
+        found.append((name, await _stream(place, movie, track, delay)))
     return movie, found
+
+
+def _is_playable(place: Place, movie: Movie, track: Track) -> bool:
+    if track.codec not in PLAYABLE:
+        return False
+    try:
+        streams.lane(movie, track)
+    except MediaError as error:
+        place.report(f"left out of hls and dash: {error}")
+        return False
+    return True
 
 
 def _folder(place: Place, name: str) -> Directory:
