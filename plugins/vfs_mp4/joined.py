@@ -194,7 +194,8 @@ def _lead(part: Part, timescale: int) -> int:
     """Ticks from the decoding of the first sample that a part shows to what it shows first."""
     length, media = next(edit for edit in part.edits if edit[1] >= 0)
     dts = np.cumsum(part.dur) - part.dur
-    inside = (dts + part.cts >= media) & (dts + part.cts < media + length)
+    shown = dts + part.cts
+    inside = (shown >= media) & (shown < ceil(media + length))
     first = int(dts[np.argmax(inside)]) if part.track.handler == "vide" else media
     return (media - first) * (timescale // part.track.timescale)
 
