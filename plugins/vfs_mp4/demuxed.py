@@ -43,6 +43,8 @@ INFO = "info.json"
 CODE = "mp4.demuxed.1"
 #: Ticks a second of the movie; tracks have their own.
 _TIMESCALE = 1000
+#: Seconds by which a time of Matroska may be off: its clock's tick, and half of one at each end.
+_ROUNDING = Fraction(2, 1000)
 
 
 class Demuxed:
@@ -213,6 +215,9 @@ def _track(described: Track, rows: Rows) -> Track:
     offset, size, pts, duration, key = demuxwork.columns(rows)
     if rows.time_base.numerator != 1:
         raise Unsupported(f"a clock of {rows.time_base} seconds")
+    timescale = rows.time_base.denominator
+    if rows.rate:
+        timescale, pts, duration = rows.rate, *_by_samples(rows, pts, duration)
     dts = _decode_times(pts)
     if not duration.all():
         typical = int(np.median(np.diff(np.sort(pts)))) if len(pts) > 1 else 1
@@ -227,7 +232,24 @@ def _track(described: Track, rows: Rows) -> Track:
         description=np.ones(len(pts), np.int32),
         first=None,
     )
-    return replace(described, timescale=rows.time_base.denominator, samples=samples, edits=())
+    return replace(described, timescale=timescale, samples=samples, edits=())
+
+
+def _by_samples(rows: Rows, pts: Ticks, duration: Ticks) -> tuple[Ticks, Ticks]:
+    """Times of sound in samples: FFmpeg trims by these alone, and Matroska's are rounded to milliseconds.
+
+    A packet begins where the one before ends, unless its own time says otherwise by more than the rounding.
+    """
+    scale = rows.rate * rows.time_base
+    raw = [round(int(at) * scale) for at in pts]
+    lengths = [rows.frame or round(int(ticks) * scale) for ticks in duration]
+    near, at = rows.rate * _ROUNDING, raw[0]
+    found = []
+    for told, length in zip(raw, lengths, strict=True):
+        at = at if abs(told - at) <= near else told
+        found.append(at)
+        at += length
+    return np.array(found, np.int64), np.array(lengths, np.int64)
 
 
 def _decode_times(pts: Ticks) -> Ticks:

@@ -40,10 +40,11 @@ _KEPT = 48 << 20
 
 
 class Reading:
-    """The file as the demuxer reads it; remembers where the bytes that it read last lie."""
+    """The file of `size` bytes as the demuxer reads it; remembers where the bytes that it read last lie."""
 
     def __init__(self, file: WorkerFile) -> None:
         self._file, self._at, self._read = file, 0, 0
+        self.size = file.size
         self._chunks: deque[tuple[int, bytes]] = deque()
         self._held = 0
 
