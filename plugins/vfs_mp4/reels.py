@@ -1,10 +1,13 @@
-"""The view of reels: `NAME@.mp4` of a stored `NAME.reel`; `reel.mp4` and `reel.json` in `NAME.reel@/`."""
+"""The view of reels: `NAME@.mp4` of a stored `NAME.reel`; `reel.mp4` and `reel.json` in `NAME.reel@/`.
+
+`key` before `.mp4` has each clip begin at its key frame, for players that show what edit lists hide.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,14 +27,14 @@ from vfs import (
     Unsupported,
     in_thread,
 )
-from vfs_mp4 import joined, openings, reel
+from vfs_mp4 import joined, openings, reel, splice
 from vfs_mp4.joined import Clip
 from vfs_mp4.plan import Window
 from vfs_mp4.probe import gather
 from vfs_mp4.reel import Line, Wrong
 from vfs_mp4.selecting import SUFFIXES, is_video, window_of
 
-VIDEO, LIST = "reel.mp4", "reel.json"
+VIDEO, KEY, LIST = "reel.mp4", "reel.key.mp4", "reel.json"
 #: Part of every version: changed when the same reel would come out as other bytes.
 CODE = "mp4.reel.1"
 
@@ -62,14 +65,14 @@ class Reels:
 
     async def entries(self, place: Place) -> Mapping[str, Node | None]:
         """The video and what it is made of."""
-        return {VIDEO: None, LIST: None}
+        return {VIDEO: None, KEY: None, LIST: None}
 
     async def resolve(self, place: Place, name: str) -> Node | None:
-        """`reel.mp4` (`.mp4` behind `NAME@`) or `reel.json`.
+        """`reel.mp4`, `reel.key.mp4` (`.mp4`, `.key.mp4` behind `NAME@`) or `reel.json`.
 
         Raises Damaged and Unsupported that name the line, TooBig, StoreError.
         """
-        if name not in (".mp4", VIDEO, LIST):
+        if name not in (".mp4", ".key.mp4", VIDEO, KEY, LIST):
             return None
         entries = await _opened(place)
         if name == LIST:
@@ -77,7 +80,7 @@ class Reels:
         for entry in entries:
             if entry.error is not None:
                 raise _about(entry.label, entry.error)
-        return await _video(place, entries)
+        return await _video(place, entries, from_key=name.endswith("key.mp4"))
 
 
 async def _opened(place: Place) -> list[_Entry]:
@@ -117,8 +120,10 @@ def _about(label: str, error: ReelfsError) -> ReelfsError:
     return kind(f"{label}: {error}")
 
 
-async def _video(place: Place, entries: Sequence[_Entry]) -> Spliced:
+async def _video(place: Place, entries: Sequence[_Entry], *, from_key: bool) -> Spliced:
     clips = await gather([partial(_clip, entry, follows=entry is not entries[0]) for entry in entries])
+    if from_key:
+        clips = [replace(clip, window=splice.back_to_key(clip.window)) for clip in clips]
     objects = [clip.window.movie.object for clip in clips]
     versions = xxhash.xxh3_128_hexdigest("\0".join(f"{o.key}\0{o.version}" for o in objects).encode())
 
@@ -128,7 +133,7 @@ async def _video(place: Place, entries: Sequence[_Entry]) -> Spliced:
         except ValueError as error:  # An extent outside its object: the tables lie.
             raise Damaged(f"{place.path}: {error}") from error
 
-    layout = await place.derive(f"{CODE}:{versions}", make, cost=_cost)
+    layout = await place.derive(f"{CODE}:{from_key}:{versions}", make, cost=_cost)
     about = {
         "source": place.path,
         "clips": str(len(clips)),

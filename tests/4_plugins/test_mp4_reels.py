@@ -266,7 +266,7 @@ def test_a_bad_line_is_an_error_that_names_it(line: str, kind: type[ReelfsError]
         assert (good["line"], good["frames"], bad["line"], bad["text"]) == (1, 30, 2, line)
         assert "error" not in good
         assert bad["error"]
-        assert await library.names("best.reel@") == ["reel.json", "reel.mp4"]
+        assert await library.names("best.reel@") == ["reel.json", "reel.key.mp4", "reel.mp4"]
 
     in_library(ROOT, body)
 
@@ -286,6 +286,21 @@ def test_reel_json_says_what_is_shown_when() -> None:
         assert (found.attributes["clips"], found.attributes["frames"]) == ("2", "39")
 
     in_library(ROOT, body)
+
+
+def test_in_the_key_form_each_clip_begins_at_its_key_frame() -> None:
+    clips = [("h264", "1.2", "2.3"), ("other sets", "0.5", "1.7"), ("h264", "2", "2.2")]
+    write(clips)
+
+    async def body(library: Library) -> tuple[bytes, bytes]:
+        return await library.content("best@.key.mp4"), await library.content("best.reel@/reel.key.mp4")
+
+    data, same = in_library(ROOT, body)
+    assert data == same
+    hashes = []
+    for (name, _, _), low, high in zip(clips, (30, 0, 60), (69, 51, 66), strict=True):
+        hashes += truth(name).hashes(low, high)
+    assert [frame.hash for frame in mp4_exact.decode(data)] == hashes
 
 
 def test_a_joined_file_can_be_derived_from_again() -> None:
