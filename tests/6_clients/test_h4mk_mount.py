@@ -53,6 +53,10 @@ def test_a_packed_video_plays_and_gives_frames(tmp_path: Path, fragmented: bool)
         for name in ("@1.0s.jpg", "@f7.png", "@0.5s-1.2s.mp4", "@1s.mp4"):
             assert (mount / f"game.h4mk/payload{name}").read_bytes() == (mount / f"game{name}").read_bytes()
         assert frames(mount / "game.h4mk/payload@0.5s-1.2s.mp4") == frames(mount / "game@0.5s-1.2s.mp4")
+        for manifest in ("hls/master.m3u8", "dash/manifest.mpd"):
+            played = [row.split(",")[5:] for row in frames(mount / "game.h4mk" / manifest).splitlines()]
+            stored = [row.split(",")[5:] for row in frames(video).splitlines()]
+            assert [row for row in played if row] == [row for row in stored if row]
         info = json.loads((mount / "game.h4mk/payload.mp4@/info.json").read_bytes())
         assert info == json.loads((mount / "game.mp4@/info.json").read_bytes())
         link = os.readlink(mount / "game.h4mk/seek/1.0s")
