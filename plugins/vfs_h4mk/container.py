@@ -97,16 +97,18 @@ class Container:
 
     async def walked(self, enough: Callable[[Chain], bool] = lambda chain: False) -> Chain:
         """The chain, walked until `enough`, or whole."""
+        begun = len(self.chain)
         while not self.chain.ended and not enough(self.chain):
             async with self.lock:
                 await walk.walk(self.place, self.chain, _or_so_many(enough, len(self.chain) + KEEP_EVERY))
-                await self._keep()
+                arrived = self.chain.ended or enough(self.chain)
+                await self._keep(far=arrived and len(self.chain) - begun >= WORTH_KEEPING)
         return self.chain
 
-    async def _keep(self) -> None:
+    async def _keep(self, *, far: bool) -> None:
         """A long way is not walked twice: what is known of it goes to disk, now and then and at its end."""
         grown = len(self.chain) - self.kept_at
-        if grown >= max(WORTH_KEEPING, self.kept_at // 4) or (self.chain.ended and grown and self.kept_at):
+        if grown and (far or grown >= max(WORTH_KEEPING, self.kept_at // 4)):
             self.kept_at = len(self.chain)
             await self.place.keep(KEPT_CHAIN, await in_thread(self.chain.to_bytes))
 
