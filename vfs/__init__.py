@@ -31,7 +31,7 @@ from vfs.errors import (
 from vfs.hookspecs import Command, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
 from vfs.nodes import Bytes, Directory, Node, Pool, Spliced, Symlink
-from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, StoredObject
+from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
 from vfs.views import Place, View
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ __all__ = [
     "Settings",
     "Source",
     "Span",
+    "SpanTable",
     "Spliced",
     "Stale",
     "Status",

@@ -97,7 +97,7 @@ class Prefetcher:
 
     def open(self, layout: Layout) -> ReadAhead | None:
         """Read-ahead for one handle; None where it cannot pay (local stores, no bytes of media)."""
-        pays = self._blocks.store.remote and self._window_max > 0 and bool(layout.extents)
+        pays = self._blocks.store.remote and self._window_max > 0 and bool(layout.objects)
         return ReadAhead(self, layout) if pays else None
 
     def window(self, cursor: Cursor) -> int:

@@ -7,9 +7,10 @@ any part of it is found by bisection.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import overload
 
 import xxhash
 
@@ -84,6 +85,59 @@ class Extent:
 Span = Inline | Extent
 
 
+class SpanTable(Sequence[Span]):
+    """Very many spans in 16 bytes each: extents of one object and synthesised bytes in between.
+
+    A video interleaved with its sound is a piece a sample: hundreds of thousands. Spans are made when they
+    are asked for. stored: the object. data: all synthesised bytes, in order. starts, ends: views of 64-bit
+    integers: where each span begins, in the object or, as `~offset`, in `data`; where it ends in the file.
+    No span is empty; neighbours are not joined. That extents lie in their object is checked by windows.
+    """
+
+    __slots__ = ("data", "digest", "ends", "starts", "stored")
+
+    def __init__(self, stored: StoredObject, data: bytes, starts: memoryview, ends: memoryview) -> None:
+        if not len(starts) == len(ends):
+            raise ValueError(f"{len(starts)} starts and {len(ends)} ends")
+        self.stored, self.data, self.starts, self.ends = stored, data, starts, ends
+        # Here, not when it is asked for: that is in the loop that serves the mount, this may be in a thread.
+        digest = xxhash.xxh3_128(b"T")
+        for part in (_name_of(stored), b"%d:%d;" % (len(data), len(starts)), data, starts, ends):
+            digest.update(part)
+        self.digest: str = digest.hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return len(self.data) + self.starts.nbytes + self.ends.nbytes
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Span: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Span, ...]: ...
+    def __getitem__(self, index: int | slice) -> Span | tuple[Span, ...]:
+        if isinstance(index, slice):
+            return tuple(self[number] for number in range(*index.indices(len(self))))
+        index = range(len(self))[index]
+        start, length = self.starts[index], self.ends[index] - (self.ends[index - 1] if index else 0)
+        return (
+            Extent(self.stored, start, length) if start >= 0 else Inline(self.data[~start : ~start + length])
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SpanTable) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+def _name_of(stored: StoredObject) -> bytes:
+    return f"{stored.key}\0{stored.version}\0".encode("utf-8", "surrogateescape")
+
+
 def stored_versions(found: StoredObject) -> tuple[StoredObject, ...]:
     """The object, or the stored ones that a derived one is made from."""
     return found.sources if isinstance(found, DerivedObject) else (found,)
@@ -113,13 +167,17 @@ def _merged(spans: Iterable[Span]) -> Iterator[Span]:
 class Layout:
     """An immutable sequence of spans: the exact content of a file, without the bytes of media.
 
-    Raises ValueError for an extent that lies outside its object.
+    Of a `SpanTable` it is made as it is. Raises ValueError for an extent that lies outside its object.
     """
 
-    spans: tuple[Span, ...]
-    _ends: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    spans: Sequence[Span]
+    _ends: Sequence[int] = field(init=False, repr=False, compare=False)
 
     def __init__(self, spans: Iterable[Span]) -> None:
+        if isinstance(spans, SpanTable):
+            object.__setattr__(self, "spans", spans)
+            object.__setattr__(self, "_ends", spans.ends)
+            return
         kept = tuple(_merged(spans))
         for span in kept:
             if isinstance(span, Extent) and not 0 <= span.offset <= span.end <= span.object.size:
@@ -145,6 +203,8 @@ class Layout:
     @property
     def objects(self) -> tuple[StoredObject, ...]:
         """The stored versions this is made from, each once, in order of first use."""
+        if isinstance(self.spans, SpanTable):
+            return stored_versions(self.spans.stored)
         found = dict.fromkeys(e.object for e in self.extents)
         return tuple(dict.fromkeys(s for o in found for s in stored_versions(o)))
 
@@ -170,15 +230,13 @@ class Layout:
 
     def fingerprint(self) -> str:
         """A stable name for exactly these bytes: equal descriptions have equal fingerprints."""
+        if isinstance(self.spans, SpanTable):
+            return self.spans.digest
         digest = xxhash.xxh3_128()
         for span in self.spans:
             if isinstance(span, Inline):
                 digest.update(b"I%d:" % span.length)
                 digest.update(span.data)
             else:
-                digest.update(
-                    f"E{span.object.key}\0{span.object.version}\0{span.offset}+{span.length};".encode(
-                        "utf-8", "surrogateescape"
-                    )
-                )
+                digest.update(b"E" + _name_of(span.object) + b"%d+%d;" % (span.offset, span.length))
         return digest.hexdigest()

@@ -1,89 +1,126 @@
-"""`FILE@/faststart.mp4`: the moov before the media, offsets rewritten, everything else as it is. Pure.
+"""`FILE@/faststart.mp4`: the moov before the media, offsets rewritten, everything else as it is.
 
-All boxes are kept, known or not; only the tables of chunk offsets change (`stco` grows to `co64` where the
-file would pass 4 GiB).
+All boxes are kept, known or not; only the tables of offsets change (`stco` grows to `co64` where the file
+would pass 4 GiB).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from vfs import Damaged, Extent, Inline, Layout, StoredObject
+from vfs import Damaged, Extent, Inline, Layout, Place, StoredObject, Unsupported, in_thread
 from vfs_mp4 import boxes, write
+from vfs_mp4.boxes import Box
 from vfs_mp4.model import Ticks
+from vfs_mp4.probe import MAX_MOOV, Reader, open_moov
 
-#: Boxes that lead to tables of chunk offsets.
+#: Boxes that lead to tables of offsets.
 _CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl"))
+#: Tables of offsets into the file by box, and where their count is: behind version and flags; of `saio`
+#: (8.7.9 of ISO/IEC 14496-12) behind a type that is there where flag 1 is set.
+_TABLES = frozenset((b"stco", b"co64", b"saio"))
+#: Boxes with offsets that are not rewritten: items of a `meta` box, and a moov that is compressed.
+_REFUSED = frozenset((b"iloc", b"cmov"))
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
-    """A box at the top of a file."""
+class Move:
+    """The moov at [begin, end) goes before `at`."""
 
-    kind: bytes
-    offset: int
-    size: int
+    at: int
+    begin: int
+    end: int
 
 
-def faststart(stored: StoredObject, tops: Sequence[Top], moov: bytes) -> Layout:
-    """The file with its moov before the first media. Raises Damaged for a moov that cannot be rewritten.
+async def layout_of(place: Place) -> Layout:
+    """The file with its moov before the first media; a file that has it there is itself.
 
-    A file that has it there already, or is fragmented, is itself.
+    Reads box headers and the moov. Raises NoMedia, Damaged, Unsupported, StoreError.
     """
-    at = next((n for n, top in enumerate(tops) if top.kind == b"mdat"), None)
-    here = next((n for n, top in enumerate(tops) if top.kind == b"moov"), None)
-    if here is None or at is None or here < at or any(top.kind == b"moof" for top in tops):
-        return Layout.whole(stored)
-    begin, old = tops[at].offset, tops[here]
+    reader = Reader(place)
+    opened = await open_moov(reader)
+    if opened.damage:
+        raise Damaged(f"{place.path}: {'; '.join(opened.damage)}")
+    at = await _media(reader, opened.offset)
+    if at is None:
+        return Layout.whole(place.object)
+    move = Move(at, opened.offset, opened.end)
+    if move.end - move.begin > MAX_MOOV:
+        raise Damaged(f"a moov of {move.end - move.begin} bytes is over the limit of {MAX_MOOV}")
+    data = await reader.peek(move.begin, move.end - move.begin)
+    make = partial(in_thread, moved, place.object, move, data)
+    return await place.derive("mp4.faststart.1", make, cost=lambda _: len(data))
+
+
+async def _media(reader: Reader, stop: int) -> int | None:
+    """Where the first mdat before `stop` is; its headers were read already."""
+    at = 0
+    while at < stop:
+        box = await reader.header(at)
+        if box is None or box.kind == b"mdat" or not box.size:
+            return at
+        at += box.size
+    return None
+
+
+def moved(stored: StoredObject, move: Move, moov: bytes) -> Layout:
+    """The file after the move. Raises Damaged, Unsupported for a moov that cannot be rewritten."""
     large = stored.size + len(moov) > write.U32
-    new = _rewritten(moov, begin, old, 0, large=large)
-    moved = _rewritten(moov, begin, old, len(new), large=large)
-    if len(moved) != len(new):
-        raise Damaged(f"{stored.key}: its tables of offsets cannot be rewritten")
-    after = old.offset + old.size
-    return Layout(
-        (
-            Extent(stored, 0, begin),
-            Inline(moved),
-            Extent(stored, begin, old.offset - begin),
-            Extent(stored, after, stored.size - after),
-        )
-    )
+    # Its length does not depend on the offsets.
+    length = len(_Rewriting(move, 0, large).box(moov))
+    front = _Rewriting(move, length, large).box(moov)
+    before, between = Extent(stored, 0, move.at), Extent(stored, move.at, move.begin - move.at)
+    return Layout((before, Inline(front), between, Extent(stored, move.end, stored.size - move.end)))
 
 
-def _rewritten(moov: bytes, begin: int, old: Top, grown: int, *, large: bool) -> bytes:
-    """The moov for a file in which `grown` bytes stand before `begin` and the old moov is gone."""
+@dataclass(slots=True)
+class _Rewriting:
+    """A moov on its way. length: of the new one; large: all chunk offsets need 64 bits."""
 
-    def moved(offsets: Ticks) -> Ticks:
-        shift = np.where(offsets >= begin, grown, 0)
-        return offsets + shift - np.where(offsets >= old.offset + old.size, old.size, 0)
+    move: Move
+    length: int
+    large: bool
 
-    def rebuilt(data: bytes, depth: int) -> bytes:
-        notes, parts, end = boxes.Notes(), [], 0
-        if depth > 8:
+    def box(self, data: bytes, depth: int = 0) -> bytes:
+        """A run of boxes, rewritten."""
+        if depth > boxes.MAX_DEPTH:
             raise Damaged("boxes nested too deep")
-        for box in boxes.children(data, 0, len(data), notes):
-            body, end = data[box.body : box.stop], box.stop
+        parts, end = [], 0
+        for box in boxes.children(data, 0, len(data), boxes.Notes()):
+            end = box.stop
             if box.kind in _CONTAINERS:
-                parts.append(write.box(box.kind, rebuilt(body, depth + 1)))
-            elif box.kind in (b"stco", b"co64") and len(body) >= 8:
-                parts.append(_table(box.kind, body))
+                parts.append(write.box(box.kind, self.box(data[box.body : box.stop], depth + 1)))
+            elif box.kind in _TABLES:
+                parts.append(self._table(box, data[box.body : box.stop]))
             else:
+                if box.kind in _REFUSED or (box.kind == b"meta" and b"iloc" in data[box.body : box.stop]):
+                    raise Unsupported(
+                        f"its {boxes.name_of(box.kind)} box holds offsets that are not rewritten"
+                    )
                 parts.append(data[box.start : box.stop])
+        # What is no box, as the four zero bytes that end QuickTime's lists, is kept too.
         return b"".join(parts) + data[end:]
 
-    def _table(kind: bytes, body: bytes) -> bytes:
-        wide = kind == b"co64"
-        (count,) = struct.unpack_from(">I", body, 4)
-        count = min(count, (len(body) - 8) // (8 if wide else 4))
-        offsets = np.frombuffer(body, ">u8" if wide else ">u4", count, 8).astype(np.int64)
-        wide = wide or large
-        table = moved(offsets).astype(">u8" if wide else ">u4").tobytes()
-        head = body[:4] + struct.pack(">I", count)
-        return write.box(b"co64" if wide else b"stco", head, table)
+    def _table(self, box: Box, body: bytes) -> bytes:
+        """`stco`, `co64` or `saio`: every offset moved, the first as 64 bits where it must be."""
+        aux = box.kind == b"saio"
+        at = 4 + 8 * (aux and len(body) > 3 and body[3] & 1)
+        wide = box.kind == b"co64" or (aux and body[:1] == b"\1")
+        if len(body) < at + 4:
+            return write.box(box.kind, body)
+        count = min(struct.unpack_from(">I", body, at)[0], (len(body) - at - 4) // (8 if wide else 4))
+        offsets = np.frombuffer(body, ">u8" if wide else ">u4", count, at + 4)
+        new = self._moved(np.minimum(offsets, np.uint64(1 << 62)).astype(np.int64))
+        grown = wide or self.large
+        head = bytes([1]) + body[1:at] if aux and grown else body[:at]
+        kind = box.kind if aux else b"co64" if grown else b"stco"
+        table = new.astype(">u8" if grown else ">u4").tobytes()
+        return write.box(kind, head, struct.pack(">I", count), table)
 
-    return rebuilt(moov, 0)
+    def _moved(self, offsets: Ticks) -> Ticks:
+        shift = np.where(offsets >= self.move.at, self.length, 0)
+        return offsets + shift - np.where(offsets >= self.move.end, self.move.end - self.move.begin, 0)

@@ -1,194 +1,198 @@
 """A whole file as fragments, with an index of them: for browsers and for streaming. Pure, zero copy.
 
-Browsers know no edit lists, and FFmpeg moves tracks whose composition offsets are negative. So times are
-those of the player line plus one delay for all tracks, as long as the earliest picture is decoded before it
-is shown; manifests say so where they can, and a file for itself takes it back by an edit list.
+The first track leads: fragments begin at its key frames. No edit list is left: presentation begins at 0.
 """
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 
-from vfs import Inline, Layout, Span, TooBig, Unsupported
-from vfs_mp4 import plan, segments, soundformat, timeline, write
+from vfs import Extent, Inline, Layout, NoMedia, TooBig
+from vfs_mp4 import codecs, lanes, plan, splice, weave, write
+from vfs_mp4.lanes import Lane
 from vfs_mp4.model import Movie, Ticks, Track
-from vfs_mp4.segments import Lane
 
+#: Part of what is remembered: changed when the same file would give other streams.
+CODE = "mp4.stream.2"
 #: Seconds that a fragment has at least, but where the next key frame is further away.
-LEAST = Fraction(2)
-#: Pieces of a stored file that one stream is made of at most: their description takes 100 MB.
-MAX_SPANS = 500_000
-#: Bit of a `sidx` reference: it begins with a point of random access; type 1 (ISO/IEC 14496-12 8.16.3).
-_SAP = 0x90000000
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One fragment. offset, size: in the stream; start: player seconds; duration: seconds."""
-
-    offset: int
-    size: int
-    start: Fraction
-    duration: Fraction
+LEAST = 2
+#: Fragments of a stream at most: a `sidx` counts them in 16 bits. Of longer files they are longer.
+MOST = 60_000
+#: Bytes of a fragment of the leading track at most: its mdat has a 32-bit size, players hold it whole.
+LARGEST = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Fragments of one or more tracks. init: bytes of ftyp and moov; index: of the sidx behind them. delay:
-    seconds that all times in it are later than on the player line.
+    """Fragments of one or more tracks behind an init section and an index.
+
+    init: bytes of ftyp and moov; index: of the sidx. offset, size: of each fragment; time: in ticks of
+    `timescale`, when each begins to be shown, and the end. access: type of the point of random access each
+    begins with (ISO/IEC 14496-12, annex I): 1 = all of it can be decoded from there, 3 = all but the pictures
+    shown before it, 0 = none.
     """
 
     tracks: tuple[Track, ...]
     layout: Layout
     init: int
     index: int
-    segments: tuple[Segment, ...]
-    delay: Fraction = Fraction(0)
+    offset: Ticks
+    size: Ticks
+    time: Ticks
+    access: Ticks
+    timescale: int
+    nbytes: int
 
     @property
-    def nbytes(self) -> int:
-        """Memory held, about."""
-        return 250 * len(self.layout.spans) + 200 * len(self.segments)
+    def seconds(self) -> list[Fraction]:
+        """How long each fragment is shown."""
+        return [Fraction(ticks, self.timescale) for ticks in np.diff(self.time).tolist()]
 
     @property
     def peak(self) -> int:
-        """Bits a second of the fullest segment, rounded up."""
-        return max((int(-(-8 * s.size // s.duration)) for s in self.segments if s.duration), default=0)
+        """Bits a second of the fullest fragment, rounded up."""
+        pairs = zip(self.size.tolist(), self.seconds, strict=True)
+        return max((int(-(-8 * size // length)) for size, length in pairs if length), default=0)
 
     @property
     def average(self) -> int:
         """Bits a second over all."""
-        seconds = sum((s.duration for s in self.segments), Fraction(0))
-        return int(8 * sum(s.size for s in self.segments) / seconds) if seconds else 0
+        ticks = int(self.time[-1] - self.time[0])
+        return 8 * int(self.size.sum()) * self.timescale // ticks if ticks else 0
 
 
-def streamed(movie: Movie, tracks: Sequence[Track], delay: Fraction, *, edited: bool = False) -> Stream:
-    """The tracks as one stream; the first leads. edited: an edit list takes the delay back.
+def streamed(movie: Movie, tracks: Sequence[Track]) -> Stream:
+    """The tracks as one stream; the first leads, the others follow in the order of the source.
 
-    Raises Unsupported, TooBig, ValueError (tables that lie).
+    Raises NoMedia where nothing of the leading track is shown, Unsupported, Damaged, TooBig.
     """
-    lanes = [_late(lane(movie, track), delay) for track in tracks]
-    groups = _groups(lanes)
-    shown = [replace(one, media=int(delay * one.track.timescale)) for one in lanes] if edited else lanes
-    head = segments.init_of(shown, movie.duration)
-    made: list[list[Span]] = [segments.fragment(movie, n, group) for n, group in enumerate(groups, 1)]
-    if sum(map(len, made)) > MAX_SPANS:
-        raise TooBig(f"{movie.object.key} is interleaved into more than {MAX_SPANS} pieces")
-    sizes = [sum(span.length for span in spans) for spans in made]
-    times = [Fraction(int(t), lanes[0].track.timescale) - delay for t in _starts(lanes[0], groups, delay)]
-    durations = [b - a for a, b in zip(times, [*times[1:], max(movie.duration, times[-1])], strict=True)]
-    index = _sidx(lanes[0].track, delay, times, durations, sizes)
-    at = len(head) + len(index)
-    found = []
-    for size, start, duration in zip(sizes, times, durations, strict=True):
-        found.append(Segment(at, size, start, duration))
-        at += size
-    spans = [Inline(head + index), *(span for part in made for span in part)]
-    return Stream(tuple(tracks), Layout(spans), len(head), len(index), tuple(found), delay)
-
-
-def lane(movie: Movie, track: Track) -> Lane:
-    """All samples of a track that are shown or needed for it, on the player line."""
-    if track.encrypted:
-        raise Unsupported(f"track {track.track_id} is encrypted")
-    if track.unit:
-        raise Unsupported(f"track {track.track_id}: uncompressed sound is not streamed")
-    shown, samples = timeline.shown(movie, track), track.samples
-    if not len(shown):
-        raise Unsupported(f"track {track.track_id}: nothing of it is shown")
-    # An edit that begins within a packet shows it from there on: the first may come up later than the rest.
-    shifts = (shown.time - samples.pts[shown.order])[min(1, len(shown) - 1) :]
-    if (shifts != shifts[0]).any():
-        raise Unsupported(f"track {track.track_id}: its edit list cuts or repeats, which streams cannot say")
-    low, high = timeline.start_row(track, shown.order), int(shown.order.max())
-    if track.handler == "soun":
-        # What a decoder needs to settle lies before 0, where players cut it off.
-        low = max(low - soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b"")), 0)
-    rows = np.arange(low, high + 1)
-    shift = int(shifts[0]) - int(movie.zero * track.timescale)
-    offsets = samples.pts[rows] - samples.dts[rows]
-    lift = max(0, -int(offsets.min()))
-    decoded = samples.dts[rows] + shift - lift
-    dur = np.maximum(np.append(np.diff(decoded), samples.dur[high]), 0)
-    return Lane(track, rows, decoded, dur, offsets + lift, 0)
-
-
-def delay_of(movie: Movie, tracks: Sequence[Track]) -> Fraction:
-    """Seconds by which all are late, so that no decode time is negative: whole ticks of every clock."""
-    clock = math.gcd(*(track.timescale for track in tracks))
-    early = max(Fraction(-int(lane(movie, track).dts[0]), track.timescale) for track in tracks)
-    return Fraction(max(0, math.ceil(early * clock)), clock)
-
-
-def _groups(lanes: Sequence[Lane]) -> list[list[tuple[Lane, slice]]]:
-    """Fragments: of the leading lane from key frame to key frame, of the others up to the same time."""
-    bounds = _bounds(lanes[0])
-    times = [Fraction(int(lanes[0].dts[b]), lanes[0].track.timescale) for b in bounds[1:-1]]
-    parts = [[(lanes[0], slice(a, b))] for a, b in pairwise(bounds)]
-    for other in lanes[1:]:
-        ticks = [math.ceil(time * other.track.timescale) for time in times]
-        cuts = np.searchsorted(other.dts, ticks, "left").tolist()
-        edges = [0, *cuts, len(other.rows)]
-        for part, (a, b) in zip(parts, pairwise(edges), strict=True):
-            if b > a:
-                part.append((other, slice(a, b)))
-    return parts
-
-
-def _bounds(leading: Lane) -> list[int]:
-    """Rows at which fragments begin, and the end."""
-    samples = leading.track.samples
-    kinds = samples.description[leading.rows]
-    keys = samples.sync[leading.rows].copy()
-    keys[1:] |= kinds[1:] != kinds[:-1]
-    least, bounds = int(LEAST * leading.track.timescale), [0]
-    for row in np.flatnonzero(keys).tolist():
-        changed = row > 0 and kinds[row] != kinds[row - 1]
-        if row > 0 and (changed or leading.dts[row] - leading.dts[bounds[-1]] >= least):
-            bounds.append(row)
-    return [*bounds, len(leading.rows)]
-
-
-def _late(one: Lane, delay: Fraction) -> Lane:
-    return replace(one, dts=one.dts + int(delay * one.track.timescale))
-
-
-def _starts(leading: Lane, groups: Sequence[Sequence[tuple[Lane, slice]]], delay: Fraction) -> Ticks:
-    """When the first picture of each fragment comes up; what comes before the delay does at it."""
-    presented = leading.dts + leading.cts
-    first = [int(presented[group[0][1].start]) for group in groups]
-    begin = int(delay * leading.track.timescale)
-    return np.maximum.accumulate(np.maximum(np.array(first, np.int64), begin))
-
-
-def _sidx(
-    track: Track,
-    delay: Fraction,
-    times: Sequence[Fraction],
-    durations: Sequence[Fraction],
-    sizes: Sequence[int],
-) -> bytes:
-    """The segment index (ISO/IEC 14496-12 8.16.3), version 1, one reference a fragment."""
-    scale = track.timescale
-    edges = [round((t + delay) * scale) for t in (*times, times[-1] + durations[-1])]
-    rows = b"".join(
-        struct.pack(">III", size, b - a, _SAP) for size, (a, b) in zip(sizes, pairwise(edges), strict=True)
+    placed = [found for track in tracks if (found := lanes.lane(movie, track)) is not None]
+    if not placed or placed[0].track.track_id != tracks[0].track_id:
+        raise NoMedia(f"track {tracks[0].track_id}: nothing of it is shown")
+    lead = placed[0]
+    bounds = _bounds(lead)
+    time, access = _times(lead, bounds), _access(lead, bounds)
+    cuts = [bounds, *(_follow(lead, time, other) for other in placed[1:])]
+    woven = weave.woven(movie.object, placed, cuts)
+    size = woven.head + woven.data
+    if len(size) > 0xFFFF or int(size.max()) > write.U32 >> 1:
+        raise TooBig(f"{len(size)} fragments of up to {int(size.max())} bytes are more than an index can say")
+    init = _init(placed, Fraction(int(time[-1]), lead.track.timescale))
+    rows = zip(size.tolist(), np.diff(time).tolist(), access.tolist(), strict=True)
+    index = weave.sidx(lead.track.track_id, lead.track.timescale, int(time[0]), list(rows))
+    layout = woven.layout(movie.object, init + index)
+    offset = np.cumsum(size) - size + len(init) + len(index)
+    held = len(woven.heads) + 16 * (len(woven.offset) + len(size)) + 4 * size.nbytes
+    made_of = tuple(one.track for one in placed)
+    return Stream(
+        made_of, layout, len(init), len(index), offset, size, time, access, lead.track.timescale, held
     )
-    if len(sizes) > 0xFFFF:
-        raise TooBig(f"{len(sizes)} fragments are more than an index can say")
-    head = struct.pack(">IIQQHH", track.track_id, scale, edges[0], 0, 0, len(sizes))
-    return write.full(b"sidx", 1, 0, head, rows)
 
 
-def streamable(movie: Movie) -> list[Track]:
-    """The tracks that can be streamed: the leading one first, then sounds. Raises what it raises for it."""
+def of_pictures_and_sound(movie: Movie) -> list[Track]:
+    """The tracks that can be heard and seen, the leading one first.
+
+    Raises NoMedia without one, Unsupported where one is encrypted.
+    """
+    return [t for t in whole(movie) if t.handler in ("vide", "soun")]
+
+
+def whole(movie: Movie) -> list[Track]:
+    """All usable tracks, the leading one first. Raises as `of_pictures_and_sound`."""
     first = plan.leading_track(movie)
-    others = [t for t in movie.tracks if t.handler == "soun" and t.usable and t is not first and not t.unit]
-    return [first, *others]
+    return [first, *(t for t in movie.tracks if t.usable and t is not first and not t.encrypted)]
+
+
+def indexed(movie: Movie) -> Layout:
+    """A fragmented file with an index in front of its fragments, which are as they are stored.
+
+    The file itself where it has an index, or where something in it lies outside its fragments. Raises
+    NoMedia, Unsupported.
+    """
+    lead = plan.leading_track(movie)
+    samples, fragments = lead.samples, movie.fragments
+    starts = np.array([fragment.offset for fragment in fragments], np.int64)
+    holder = np.searchsorted(starts, samples.offset, "right") - 1
+    if movie.index_source == "sidx" or movie.init is None or not len(holder) or holder.min() < 0:
+        return Layout.whole(movie.object)
+    first = np.flatnonzero(np.concatenate(([True], holder[1:] != holder[:-1])))
+    first = first[:: len(first) // 0xFFFF + 1]
+    edges = np.array([0, *holder[first[1:]].tolist(), len(fragments)])
+    spans = [Extent(movie.object, f.offset, f.end - f.offset) for f in fragments]
+    ends = np.cumsum([0, *(span.length for span in spans)])[edges]
+    time = np.append(np.minimum.reduceat(samples.pts, first), int((samples.pts + samples.dur).max()))
+    access = np.where(samples.sync[first], np.where(time[:-1] < samples.pts[first], 3, 1), 0)
+    lengths = np.maximum(np.diff(np.maximum.accumulate(time)), 0).tolist()
+    rows = zip(np.diff(ends).tolist(), lengths, access.tolist(), strict=True)
+    index = weave.sidx(lead.track_id, lead.timescale, max(int(time[0]), 0), list(rows))
+    return Layout([Extent(movie.object, *movie.init), Inline(index), *spans])
+
+
+# ---------------------------------------------------------------- where fragments begin
+
+
+def _bounds(lead: Lane) -> Ticks:
+    """Rows at which fragments begin, and the end."""
+    samples = lead.track.samples
+    sync, kinds = samples.sync[lead.rows], samples.description[lead.rows]
+    keys = np.flatnonzero(sync)
+    changes = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
+    total = np.cumsum(samples.size[lead.rows])
+    shown = (lead.dts + lead.cts)[keys]
+    least = max(LEAST * lead.track.timescale, int(lead.dts[-1]) // MOST)
+    found, at, count = [0], 0, len(lead.rows)
+    while True:
+        next_key = int(np.searchsorted(shown, int(lead.dts[at] + lead.cts[at]) + least, "left"))
+        ends = [int(keys[next_key]) if next_key < len(keys) else count]
+        ends += changes[changes > at][:1].tolist()
+        ends.append(max(int(np.searchsorted(total, int(total[at]) + LARGEST, "left")), at + 1))
+        at = min(ends)
+        if at >= count:
+            return np.array([*found, count], np.int64)
+        found.append(at)
+
+
+def _follow(lead: Lane, time: Ticks, other: Lane) -> Ticks:
+    """Rows of another lane at which the same fragments begin."""
+    ticks = -(-time[1:-1] * other.track.timescale // lead.track.timescale)
+    return np.concatenate(([0], np.searchsorted(other.dts, ticks, "left"), [len(other.rows)]))
+
+
+def _times(lead: Lane, bounds: Ticks) -> Ticks:
+    """When the earliest sample of each fragment is shown, and when the last ends."""
+    first = np.minimum.reduceat(lead.dts + lead.cts, bounds[:-1])
+    return np.append(np.maximum.accumulate(first), lead.end)
+
+
+def _access(lead: Lane, bounds: Ticks) -> Ticks:
+    """What kind of access point each fragment begins with."""
+    shown, first = lead.dts + lead.cts, bounds[:-1]
+    leading = np.minimum.reduceat(shown, first) < shown[first]
+    sync = lead.track.samples.sync[lead.rows[first]]
+    return np.where(sync, np.where(leading, 3, 1), 0)
+
+
+def _init(placed: Sequence[Lane], length: Fraction) -> bytes:
+    """ftyp and a moov without samples and without edit lists."""
+    timescale = splice.common_timescale([lane.track for lane in placed])
+    duration = round(length * timescale)
+    tracks = sorted((codecs.described(lane.track) for lane in placed), key=lambda track: track.track_id)
+    traks = [
+        write.trak(
+            track,
+            duration=duration,
+            media_duration=0,
+            edits=[],
+            tables=write.empty_tables(),
+            references=(track.boxes or {}).get("tref", b"") if len(tracks) > 1 else b"",
+        )
+        for track in tracks
+    ]
+    ids = [track.track_id for track in tracks]
+    mvhd = write.mvhd(timescale, duration, min(max(ids) + 1, write.U32))
+    brands = write.ftyp(b"iso6", b"iso6", b"iso5", b"dash", b"mp41")
+    return brands + write.box(b"moov", mvhd, *traks, write.mvex(ids))

@@ -1,8 +1,9 @@
-"""Whole files in another form: `faststart.mp4`, `fragmented.mp4`, `hls/`, `dash/`. Nothing is copied."""
+"""The view of whole files in another form, not copied: `faststart.mp4`, `fragmented.mp4`, `hls/`, `dash/`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 
@@ -13,154 +14,159 @@ from vfs import (
     Layout,
     MediaError,
     Node,
-    NoMedia,
     Place,
     Spliced,
-    Unsupported,
     in_thread,
 )
-from vfs_mp4 import faststart, playlists, source, streams
-from vfs_mp4.codecs import PLAYABLE
-from vfs_mp4.faststart import Top
+from vfs_mp4 import codecs, faststart, playlists, segments, source, streams
 from vfs_mp4.model import Movie, Track
-from vfs_mp4.probe import MAX_MOOV, Reader, head_size
+from vfs_mp4.playlists import PLAYLIST, STREAM, Rendition
 from vfs_mp4.selecting import is_video
 from vfs_mp4.streams import Stream
 
-FASTSTART, FRAGMENTED, HLS, DASH = "faststart.mp4", "fragmented.mp4", "hls", "dash"
-#: Boxes at the top of one file that are looked at for its moov.
-_MAX_TOPS = 64
+FASTSTART, FRAGMENTED = "faststart.mp4", "fragmented.mp4"
+#: Folders of streams, and what is in them beside the streams.
+FOLDERS: Mapping[str, tuple[str, Callable[[Sequence[Rendition]], bytes]]] = {
+    "hls": ("master.m3u8", playlists.master),
+    "dash": ("manifest.mpd", playlists.manifest),
+}
 
 
 class Whole:
     """The forms of one stored video."""
 
-    name = "whole"
+    name = "mp4.whole"
 
     def applies(self, place: Place) -> bool:
         """By the name of the file."""
         return is_video(place)
 
     async def entries(self, place: Place) -> Mapping[str, Node | None]:
-        """All of them; what cannot be made says why when it is opened. Reads nothing."""
-        unread: list[Node] = [_folder(place, HLS), _folder(place, DASH)]
-        return {FASTSTART: None, FRAGMENTED: None, HLS: unread[0], DASH: unread[1]}
+        """Those that the file has; folders where its leading track is of a codec of browsers."""
+        try:
+            movie = await source.movie_at(place, Fraction(0), Fraction(0))
+        except MediaError:
+            # `info.json` tells what is wrong with the file.
+            return {}
+        found: dict[str, Node | None] = {FASTSTART: None}
+        try:
+            lead = streams.whole(movie)[0]
+        except MediaError:  # Encrypted: it can be moved, but not taken apart.
+            return found
+        found[FRAGMENTED] = None
+        if lead.codec in codecs.PLAYABLE:
+            found |= {name: _Folder(place, name).node() for name in FOLDERS}
+        return found
 
     async def resolve(self, place: Place, name: str) -> Node | None:
         """One of them. Raises NoMedia, Unsupported, Damaged, StoreError."""
-        try:
-            if name == FASTSTART:
-                return Spliced(layout=await _faststart(place), mtime_ns=place.mtime_ns)
-            if name == FRAGMENTED:
-                return Spliced(layout=await _fragmented(place), mtime_ns=place.mtime_ns)
-        except ValueError as error:  # An extent outside its object: the tables lie.
-            raise Damaged(f"{place.path}: {error}") from error
-        return _folder(place, name) if name in (HLS, DASH) else None
+        if name == FASTSTART:
+            return await _spliced(place, partial(faststart.layout_of, place))
+        if name == FRAGMENTED:
+            return await _spliced(place, partial(_fragmented, place))
+        return _Folder(place, name).node() if name in FOLDERS else None
 
 
-async def _faststart(place: Place) -> Layout:
-    reader = Reader(place)
-    tops = await _tops(reader)
-    moov = next((top for top in tops if top.kind == b"moov"), None)
-    if moov is None:
-        raise NoMedia("no moov box")
-    if moov.size > MAX_MOOV:
-        raise Damaged(f"a moov of {moov.size} bytes is over the limit of {MAX_MOOV}")
-    data = await reader.peek(moov.offset, moov.size)
-    return await in_thread(faststart.faststart, place.object, tops, data)
+async def _spliced(place: Place, make: Callable[[], Awaitable[Layout]]) -> Spliced:
+    try:
+        layout = await make()
+    except ValueError as error:  # An extent outside its object: the tables lie.
+        raise Damaged(f"{place.path}: {error}") from error
+    return Spliced(layout=layout, mtime_ns=place.mtime_ns, attributes={"source": place.path})
 
 
-async def _tops(reader: Reader) -> list[Top]:
-    """The boxes at the top, up to the moov and the media."""
-    found: list[Top] = []
-    at, size = 0, reader.place.size
-    while at < size and len(found) < _MAX_TOPS:
-        box = await reader.header(at, head_size(size) if not at else 0)
-        if box is None:
-            break
-        length = box.size or size - at
-        if at + length > size:
-            raise Damaged(f"{box.kind!r} claims {length} bytes, {size - at} are there")
-        found.append(Top(box.kind, at, length))
-        kinds = {top.kind for top in found}
-        if {b"moov", b"mdat"} <= kinds or b"moof" in kinds:
-            break
-        at += length
-    return found
+# ---------------------------------------------------------------- fragments
 
 
 async def _fragmented(place: Place) -> Layout:
     movie = await source.open_movie(place)
-    if movie.init is not None and movie.fragments:
+    if movie.init is None or not movie.fragments:
+        return (await _stream(place, movie, streams.whole(movie))).layout
+    first = movie.fragments[0]
+    if not segments.relocatable(await place.read(first.offset, first.moof_size)):
         return Layout.whole(place.object)
-    tracks = streams.streamable(movie)
-
-    def make() -> Stream:
-        return streams.streamed(movie, tracks, streams.delay_of(movie, tracks), edited=True)
-
-    return (await place.derive("mp4.fragmented.1", partial(in_thread, make))).layout
+    make = partial(in_thread, streams.indexed, movie)
+    return await place.derive("mp4.indexed.1", make, cost=lambda layout: 250 * len(layout.spans))
 
 
-async def _stream(place: Place, movie: Movie, track: Track, delay: Fraction) -> Stream:
-    def make() -> Stream:
-        return streams.streamed(movie, [track], delay)
+async def _stream(place: Place, movie: Movie, tracks: Sequence[Track]) -> Stream:
+    name = ".".join(str(track.track_id) for track in tracks)
+    make = partial(in_thread, streams.streamed, movie, tracks)
+    return await place.derive(f"{streams.CODE}.{name}", make, cost=lambda stream: stream.nbytes)
 
-    return await place.derive(f"mp4.stream.1.{track.track_id}.{delay}", partial(in_thread, make))
+
+# ---------------------------------------------------------------- folders
 
 
-async def _named(place: Place) -> tuple[Movie, list[tuple[str, Stream]]]:
-    """The streams of the manifests: `video`, `audio`, `audio-2`, ...; unplayable sound is left out.
+@dataclass(frozen=True)
+class _Folder:
+    """`hls/` or `dash/`: a master file, and a folder for each track. Streams are made when looked at."""
 
-    Raises Unsupported where the leading track cannot be streamed.
+    place: Place
+    name: str
+
+    def node(self) -> Directory:
+        """The folder."""
+        return Directory(entries=self._entries, lookup=self._lookup, mtime_ns=self.place.mtime_ns)
+
+    async def _entries(self) -> Mapping[str, Node | None]:
+        movie = await source.open_movie(self.place)
+        tracks = {name: self._track(movie, track) for name, track in named(movie).items()}
+        return {FOLDERS[self.name][0]: None, **tracks}
+
+    async def _lookup(self, name: str) -> Node | None:
+        master, write = FOLDERS[self.name]
+        if name != master:
+            return (await self._entries()).get(name)
+        return await _spliced(self.place, partial(self._master, write))
+
+    async def _master(self, write: Callable[[Sequence[Rendition]], bytes]) -> Layout:
+        movie = await source.open_movie(self.place)
+        pairs = listed(movie).items()
+        made = [Rendition(name, movie, await _stream(self.place, movie, [track])) for name, track in pairs]
+        return Layout([Inline(await in_thread(write, made))])
+
+    def _track(self, movie: Movie, track: Track) -> Directory:
+        async def lookup(name: str) -> Node | None:
+            if name not in entries:
+                return None
+            make = self._stream if name == STREAM else self._playlist
+            return await _spliced(self.place, partial(make, movie, track))
+
+        async def listing() -> Mapping[str, Node | None]:
+            return entries
+
+        entries: dict[str, Node | None] = {STREAM: None}
+        if self.name == "hls":
+            entries[PLAYLIST] = None
+        return Directory(entries=listing, lookup=lookup, mtime_ns=self.place.mtime_ns)
+
+    async def _stream(self, movie: Movie, track: Track) -> Layout:
+        return (await _stream(self.place, movie, [track])).layout
+
+    async def _playlist(self, movie: Movie, track: Track) -> Layout:
+        stream = await _stream(self.place, movie, [track])
+        return Layout([Inline(await in_thread(playlists.media, stream))])
+
+
+def named(movie: Movie) -> dict[str, Track]:
+    """The tracks that browsers may play: `video`, `audio`, `audio-2`, ...; the leading one first."""
+    found: dict[str, Track] = {}
+    for track in streams.of_pictures_and_sound(movie):
+        if track.codec in codecs.PLAYABLE:
+            stem = "video" if track.handler == "vide" else "audio"
+            number = 1 + sum(name.partition("-")[0] == stem for name in found)
+            found[stem if number == 1 else f"{stem}-{number}"] = track
+    return found
+
+
+def listed(movie: Movie) -> dict[str, Track]:
+    """Those that master files tell of: further pictures are not the same at another rate.
+
+    Raises Unsupported where there is none.
     """
-    movie = await source.open_movie(place)
-    first, *others = streams.streamable(movie)
-    if first.codec not in PLAYABLE:
-        raise Unsupported(f"track {first.track_id}: {first.codec} is no codec of browsers")
-    tracks = [first, *(track for track in others if _is_playable(place, movie, track))]
-    delay = await in_thread(streams.delay_of, movie, tracks)
-    found: list[tuple[str, Stream]] = []
-    for track in tracks:
-        stem = "video" if track.handler == "vide" else "audio"
-        number = sum(1 for name, _ in found if name.startswith(stem)) + 1
-        name = stem if number == 1 else f"{stem}-{number}"
-        found.append((name, await _stream(place, movie, track, delay)))
-    return movie, found
-
-
-def _is_playable(place: Place, movie: Movie, track: Track) -> bool:
-    if track.codec not in PLAYABLE:
-        return False
-    try:
-        streams.lane(movie, track)
-    except MediaError as error:
-        place.report(f"left out of hls and dash: {error}")
-        return False
-    return True
-
-
-def _folder(place: Place, name: str) -> Directory:
-    """`hls/` or `dash/`; its names are told when it is listed."""
-
-    async def entries() -> Mapping[str, Node | None]:
-        try:
-            movie, named = await _named(place)
-        except ValueError as error:
-            raise Damaged(f"{place.path}: {error}") from error
-        texts = await in_thread(partial(_texts, name, movie, named))
-        files: dict[str, Node | None] = {
-            text: Spliced(layout=Layout((Inline(body),)), mtime_ns=place.mtime_ns)
-            for text, body in texts.items()
-        }
-        for stem, stream in named:
-            files[f"{stem}.mp4"] = Spliced(layout=stream.layout, mtime_ns=place.mtime_ns)
-        return files
-
-    return Directory(entries=entries, mtime_ns=place.mtime_ns)
-
-
-def _texts(folder: str, movie: Movie, named: Sequence[tuple[str, Stream]]) -> dict[str, bytes]:
-    if folder == DASH:
-        return {"manifest.mpd": playlists.manifest(movie, named)}
-    playlist = {f"{stem}.m3u8": playlists.media(stream, f"{stem}.mp4") for stem, stream in named}
-    return {"master.m3u8": playlists.master(movie, named), **playlist}
+    found = {name: track for name, track in named(movie).items() if not name.startswith("video-")}
+    lead = streams.whole(movie)[0]
+    if lead not in found.values():
+        codecs.codec_string(lead)
+    return found

@@ -102,15 +102,24 @@ def _media_header(track: Track) -> bytes:
 
 
 def trak(
-    track: Track, *, duration: int, media_duration: int, edits: Sequence[EditRow], tables: bytes
+    track: Track,
+    *,
+    duration: int,
+    media_duration: int,
+    edits: Sequence[EditRow],
+    tables: bytes,
+    references: bytes = b"",
 ) -> bytes:
-    """A whole track. duration: movie ticks; media_duration: track ticks; tables: boxes of stbl after stsd."""
+    """A whole track. duration: movie ticks; media_duration: track ticks; tables: boxes of stbl after stsd.
+
+    references: a whole `tref` box.
+    """
     stsd = (track.boxes or {}).get("stsd", b"")
     # One data reference: `url ` with flags 1, the media is in this file.
     dinf = box(b"dinf", full(b"dref", 0, 0, struct.pack(">I", 1), full(b"url ", 0, 1)))
     minf = box(b"minf", _media_header(track), dinf, box(b"stbl", stsd, tables))
     mdia = box(b"mdia", mdhd(track, media_duration), _hdlr(track), minf)
-    return box(b"trak", tkhd(track, duration), edts(edits) if edits else b"", mdia)
+    return box(b"trak", tkhd(track, duration), references, edts(edits) if edits else b"", mdia)
 
 
 # ---------------------------------------------------------------- sample tables

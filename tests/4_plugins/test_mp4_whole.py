@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import struct
+import functools
+import itertools
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import trio
-from vfs_mp4 import source, streams
-from vfs_mp4.whole import Whole
 
-from vfs import Inline, Layout, MediaError, Place, Spliced
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2] / "scripts")]
+sys.path[:0] = [str(Path(__file__).parent)]
+import mp4_exact  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
-from sample_media import encode  # type: ignore[import-not-found]  # noqa: E402
+from mp4_whole import boxes, content, index_of, inside, node_of, packets, spliced  # noqa: E402
+from vfs_mp4 import codecs, source, streams, timeline  # noqa: E402
+from vfs_mp4.model import Edit, Movie, Samples, Track  # noqa: E402
+from vfs_mp4.whole import Whole  # noqa: E402
+
+from vfs import Directory, Inline, Layout, StoredObject, Unsupported  # noqa: E402
 
 SOURCES: Mapping[str, dict[str, Any]] = {
     "plain": {},
@@ -28,172 +31,336 @@ SOURCES: Mapping[str, dict[str, Any]] = {
     "fragmented": {"fragmented": True},
     "hevc open group": {"codec": "libx265", "open_gop": True, "bframes": 3},
     "vfr": {"vfr": True},
+    "ntsc": {"fps": Fraction(30000, 1001)},
+    "coarse": {"timescale": 30},
     "delayed": {"delay": Fraction(1, 5)},
+    "trimmed": {"trim": Fraction(1, 2)},
+    "trimmed coarse": {"trim": Fraction(1, 2), "timescale": 30},
     "opus": {"audio_codec": "libopus"},
     "silent": {"audio": False},
+    "vp9": {"codec": "libvpx-vp9", "audio_codec": "libopus"},
+    "mov": {"audio_codec": "pcm_s16le"},
 }
+STREAMS = ("hls/video/stream.mp4", "dash/video/stream.mp4")
+SOUND = "hls/audio/stream.mp4"
 
 
-@pytest.fixture(scope="module", params=SOURCES)
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MemoryPlace:
-    path = tmp_path_factory.mktemp("whole") / "x.mp4"
-    encode(path, **{"frames": 90, "size": (160, 90), **SOURCES[request.param]})
-    return MemoryPlace(path.read_bytes())
+@functools.cache
+def place_of(name: str) -> MemoryPlace:
+    folder = Path(mp4_exact._FOLDER.name)
+    path = folder / f"whole {name}.{'mov' if name == 'mov' else 'mp4'}"
+    mp4_exact.encode(path, **{"frames": 90, "size": (160, 90), "gop": 24, **SOURCES[name]})
+    return MemoryPlace(path.read_bytes(), f"games/{path.name}")
 
 
-async def node_of(place: MemoryPlace, name: str) -> Spliced:
-    """`faststart.mp4`, or `hls/video.mp4`."""
-    view, (folder, _, rest) = Whole(), name.partition("/")
-    node = await view.resolve(place, folder)
-    if rest:
-        assert node is not None
-        node = (await node.entries())[rest]  # type: ignore[union-attr]
-    assert isinstance(node, Spliced)
-    return node
+@pytest.fixture(params=SOURCES)
+def place(request: pytest.FixtureRequest) -> MemoryPlace:
+    return place_of(request.param)
 
 
-def content(place: MemoryPlace, name: str) -> bytes:
-    async def main() -> bytes:
-        node = await node_of(place, name)
-        data = await place.fetch(node.layout)
-        assert len(data) == node.layout.size
-        return data
-
-    return trio.run(main)
+def read(place: MemoryPlace, path: str) -> bytes:
+    return trio.run(content, place, path)
 
 
-def packets(data: bytes, kind: str, tmp_path: Path) -> list[tuple[Fraction, bytes]]:
-    """Presentation times in seconds and bytes, by time."""
-    path = tmp_path / "x.mp4"
-    path.write_bytes(data)
-    with av.open(str(path)) as media:
-        stream = next(s for s in media.streams if s.type == kind)
-        assert stream.time_base is not None
-        found = [
-            (p.pts * stream.time_base, bytes(p)) for p in media.demux(stream) if p.size and p.pts is not None
-        ]
-    return sorted(found, key=lambda pair: pair[0])
+def movie_of(place: MemoryPlace) -> Movie:
+    return trio.run(source.open_movie, place)
 
 
-def test_samples_and_times_are_those_of_the_file(place: MemoryPlace, tmp_path: Path) -> None:
-    """On the player line, whose 0 is the first that is shown of any track."""
-    movie = trio.run(source.open_movie, place)
-    kinds = {"vide": "video", "soun": "audio"}
-    delay = streams.delay_of(movie, streams.streamable(movie))
-    for kind in {kinds[track.handler] for track in movie.tracks}:
-        stored = packets(place.data, kind, tmp_path)
-        for name in ("faststart.mp4", "fragmented.mp4", f"hls/{kind}.mp4", f"dash/{kind}.mp4"):
-            mine = packets(content(place, name), kind, tmp_path)
-            assert [hash(body) for _, body in mine] == [hash(body) for _, body in stored], name
-            again = "/" in name or (name == "fragmented.mp4" and movie.init is None)
-            shift = movie.zero if again else Fraction(0)
-            if "/" in name:
-                shift -= delay
-            times = [time - shift for time, _ in stored]
-            # Ticks of two clocks: within one of the finer.
-            assert max(abs(a - b) for (a, _), b in zip(mine, times, strict=True)) <= Fraction(1, 1000), name
+# ---------------------------------------------------------------- what is shown, and when
 
 
-def test_nothing_but_boxes_is_read_to_describe_them(place: MemoryPlace) -> None:
+def test_every_picture_is_shown_when_the_source_shows_it(place: MemoryPlace) -> None:
+    """Bit for bit, on the line of path times; the first from 0 on. Hidden ones go by in a ms."""
+    truth = mp4_exact.truth_of(place)
+    movie = movie_of(place)
+    names = STREAMS if movie.init is not None else (*STREAMS, "fragmented.mp4")
+    for name in names:
+        frames = mp4_exact.decode(read(place, name))
+        hidden = len(frames) - len(truth.frames)
+        assert hidden >= 0
+        assert [f.hash for f in frames[hidden:]] == [f.hash for f in truth.frames], name
+        assert frames[0].time == 0
+        first, *times = [f.time for f in frames[hidden:]]
+        assert first < Fraction(1, 500)
+        assert all(
+            abs(time - (frame.time - truth.zero)) < Fraction(1, 10_000)
+            for time, frame in zip(times, truth.frames[1:], strict=True)
+        ), name
+
+
+def test_decoding_goes_before_showing(place: MemoryPlace) -> None:
+    """No composition offset is negative: FFmpeg would move the whole track; the first is decoded at 0."""
+    for name in STREAMS:
+        found = packets(read(place, name), "video")
+        assert found[0].dts == 0
+        assert all(packet.dts <= packet.pts for packet in found)
+        assert all(a.dts <= b.dts for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n not in ("silent", "mov")])
+def test_sound_is_heard_when_the_source_sounds(name: str) -> None:
+    """Every packet that is heard, on the line of the pictures, to one tick of the movie's clock."""
+    place, movie = place_of(name), movie_of(place_of(name))
+    track = next(t for t in movie.tracks if t.handler == "soun")
+    stored = packets(place.data, "audio")
+    lengths = {
+        p.data: Fraction(int(d), track.timescale) for p, d in zip(stored, track.samples.dur, strict=True)
+    }
+    heard = [p for p in stored if p.pts - movie.zero + lengths[p.data] > 0]
+    paths = (SOUND,) if movie.init is not None else (SOUND, "fragmented.mp4")
+    for path in paths:
+        found = packets(read(place, path), "audio")
+        assert [p.data for p in found] == [p.data for p in heard][: len(found)]
+        assert len(found) >= len(heard) - 1  # what begins where the edit list ends is not heard
+        for mine, theirs in zip(found, heard, strict=False):
+            assert abs(mine.pts - max(theirs.pts - movie.zero, Fraction(0))) <= Fraction(1, 1000)
+
+
+def test_an_edit_list_of_parts_is_played_as_it_is_written() -> None:
+    """Cut out of the middle, repeated, out of order: each part is decoded from a key frame of its own."""
+    place = place_of("silent")
+    plain = movie_of(place)
+    (track,) = plain.tracks
+    scale = plain.timescale
+    start = track.edits[0].media_time if track.edits else 0
+    tick = track.timescale // 30
+    parts = [(50, 20), (10, 15), (11, 10)]
+    edits = tuple(Edit(count * scale // 30, start + first * tick) for first, count in parts)
+    cut = replace(track, edits=edits)
+    movie = replace(plain, tracks=(cut,), duration=Fraction(45, 30), zero=Fraction(0))
+    layout = streams.streamed(movie, [cut]).layout
+    data = mp4_exact.content(place, layout)
+    frames = mp4_exact.decode(data)
+    whole = mp4_exact.truth_of(place).frames
+    shown = timeline.shown(movie, cut)
+    rank = np.argsort(np.argsort(cut.samples.pts, kind="stable"))
+    wanted = [whole[int(rank[row])].hash for row in shown.order]
+    times = {f.time: f.hash for f in frames}
+    ends = [
+        *(Fraction(int(t), cut.timescale) for t in shown.time[1:]),
+        Fraction(int(shown.end[-1]), cut.timescale),
+    ]
+    for number, (hash, end) in enumerate(zip(wanted, ends, strict=True)):
+        # What is on the screen a little before each picture goes.
+        at = max(t for t in times if t <= end - Fraction(1, 100))
+        assert times[at] == hash, number
+    assert frames[-1].time < ends[-1]
+
+
+# ---------------------------------------------------------------- boxes and indexes
+
+
+def test_boxes_are_as_players_want_them(place: MemoryPlace) -> None:
+    """tfhd, tfdt, trun; 32-bit mdats; brands in the list, too; no edit list, samples in fragments alone."""
+    movie = movie_of(place)
+    names = {*STREAMS, *(["fragmented.mp4"] if movie.init is None else [])}
+    for name in names | ({SOUND} if place is place_of("plain") else set()):
+        data = read(place, name)
+        tops = boxes(data)
+        assert [b.kind for b in tops[:3]] == ["ftyp", "moov", "sidx"]
+        assert [b.kind for b in tops[3:]] == ["moof", "mdat"] * (len(tops[3:]) // 2)
+        assert b"iso6" in data[16 : tops[0].size]
+        assert b"elst" not in data[: tops[2].offset]
+        for number, moof in enumerate((b for b in tops if b.kind == "moof"), 1):
+            mfhd, *trafs = inside(data, moof)
+            assert int.from_bytes(data[mfhd.offset + 12 : mfhd.offset + 16], "big") == number
+            for traf in trafs:
+                assert [b.kind for b in inside(data, traf)] == ["tfhd", "tfdt", "trun"]
+
+
+def test_the_index_and_the_playlist_say_where_the_fragments_are(place: MemoryPlace) -> None:
+    """Offsets, sizes, times; the playlist to a microsecond, without an error that grows."""
+    data = read(place, STREAMS[0])
+    text = read(place, "hls/video/playlist.m3u8").decode()
+    tops = boxes(data)
+    moofs = [n for n, box in enumerate(tops) if box.kind == "moof"]
+    fragments = [(tops[n].offset, tops[n].size + tops[n + 1].size) for n in moofs]
+    ranges = [line.partition(":")[2].split("@") for line in text.splitlines() if "BYTERANGE:" in line]
+    assert [(int(offset), int(size)) for size, offset in ranges] == fragments
+    scale, start, rows = index_of(data)
+    assert (start, rows[:, 0].tolist()) == (0, [size for _, size in fragments])
+    told = [float(line.split(":")[1].rstrip(",")) for line in text.splitlines() if line.startswith("#EXTINF")]
+    edges = np.cumsum(rows[:, 1]) / scale
+    assert np.abs(np.cumsum(told) - edges).max() <= 1e-6
+    shown = sorted(packet.pts for packet in packets(data, "video"))
+    assert all(min(abs(float(t) - e) for t in shown) < 1e-6 for e in edges[:-1])
+    manifest = read(place, "dash/manifest.mpd").decode()
+    assert f'indexRange="{tops[2].offset}-{fragments[0][0] - 1}"' in manifest
+    assert f'range="0-{tops[2].offset - 1}"' in manifest
+    assert ("#EXT-X-INDEPENDENT-SEGMENTS" in text) == bool((rows[:, 2] >> 28 & 7 == 1).all())
+
+
+def test_open_groups_are_not_called_independent() -> None:
+    data = read(place_of("hevc open group"), STREAMS[0])
+    kinds = index_of(data)[2][:, 2] >> 28
+    assert kinds.tolist() == [9, *[11] * (len(kinds) - 1)]
+    assert b"INDEPENDENT" not in read(place_of("hevc open group"), "hls/master.m3u8")
+
+
+def test_the_master_tells_what_is_in_the_streams() -> None:
+    text = read(place_of("plain"), "hls/master.m3u8").decode()
+    assert 'CODECS="avc1.4D400B,mp4a.40.2",RESOLUTION=160x90,FRAME-RATE=30.000,AUDIO="sound"' in text
+    assert 'CHANNELS="1",URI="audio/playlist.m3u8"' in text
+    assert text.endswith("\nvideo/playlist.m3u8\n")
+    text = read(place_of("silent"), "hls/master.m3u8").decode()
+    assert "AUDIO" not in text
+    assert "FRAME-RATE=29.970," in read(place_of("ntsc"), "hls/master.m3u8").decode()
+
+
+def test_fragments_of_a_fragmented_file_stay_as_they_are() -> None:
+    """An index is put before them, the rest is the file's own."""
+    place = place_of("fragmented")
+    movie = movie_of(place)
+    data = read(place, "fragmented.mp4")
+    assert movie.init is not None
+    init, first = movie.init[1], movie.fragments[0].offset
+    tops = boxes(data)
+    index = next(b for b in tops if b.kind == "sidx")
+    assert (index.offset, data[:init]) == (init, place.data[:init])
+    last = movie.fragments[-1].end
+    assert data[index.offset + index.size :] == place.data[first:last]
+    scale, _, rows = index_of(data)
+    keys = [box.offset for box in tops if box.kind == "moof"]
+    assert rows[:, 0].tolist() == np.diff([*keys, len(data)]).tolist()
+    assert rows[:, 1].sum() / scale == pytest.approx(3.0)
+    assert [f.hash for f in mp4_exact.decode(data)] == [f.hash for f in mp4_exact.decode(place.data)]
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_nothing_but_tables_is_read_to_describe_them(place: MemoryPlace) -> None:
     """All bytes of media in a layout are extents of the stored file."""
 
     async def main() -> None:
-        fresh = MemoryPlace(place.data)
-        movie = await source.open_movie(fresh)
+        fresh = MemoryPlace(place.data, place.path)
+        await source.open_movie(fresh)
         before = fresh.requested
-        media = sum(int(track.samples.size.sum()) for track in movie.tracks)
-        for name in ("fragmented.mp4", "hls/video.mp4", "faststart.mp4"):
-            layout = (await node_of(fresh, name)).layout
+        for name in ("fragmented.mp4", *STREAMS, "hls/master.m3u8", "dash/manifest.mpd"):
+            layout = (await spliced(fresh, name)).layout
             inline = sum(span.length for span in layout.spans if isinstance(span, Inline))
-            assert layout.size - inline <= len(place.data)
             assert inline < 40_000
-            assert media > 20_000
         assert fresh.requested == before
 
     trio.run(main)
 
 
-def test_the_index_and_the_playlists_say_where_the_fragments_are(place: MemoryPlace) -> None:
-    data = content(place, "hls/video.mp4")
-    text = content(place, "hls/video.m3u8").decode()
-    at, tops = 0, []
-    while at < len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        tops.append((kind, at, size))
-        at += size
-    assert [kind for kind, _, _ in tops[:3]] == [b"ftyp", b"moov", b"sidx"]
-    moofs = [n for n, (kind, _, _) in enumerate(tops) if kind == b"moof"]
-    fragments = [(tops[n][1], tops[n][2] + tops[n + 1][2]) for n in moofs]
-    ranges = [line.partition(":")[2].split("@") for line in text.splitlines() if "BYTERANGE:" in line]
-    assert [(int(offset), int(size)) for size, offset in ranges] == fragments
-    sidx = tops[2][1] + 8
-    count = struct.unpack_from(">H", data, sidx + 30)[0]
-    rows = np.frombuffer(data, ">u4", 3 * count, sidx + 32).reshape(-1, 3)
-    assert rows[:, 0].tolist() == [size for _, size in fragments]
-    told = [float(line.split(":")[1].rstrip(",")) for line in text.splitlines() if line.startswith("#EXTINF")]
-    scale = struct.unpack_from(">I", data, sidx + 8)[0]
-    assert np.allclose(rows[:, 1] / scale, told, atol=1e-3)
-    manifest = content(place, "dash/manifest.mpd").decode()
-    first = tops[2][1]
-    assert f'indexRange="{first}-{fragments[0][0] - 1}"' in manifest
-    assert f'range="0-{first - 1}"' in manifest
+def test_two_hours_are_described_in_a_moment_and_a_few_megabytes() -> None:
+    """432,000 pictures and 337,000 packets of sound, interleaved one by one: 24 bytes and less for each."""
+    pictures, packets = 432_000, 337_500
+    movie = _interleaved(pictures, packets)
+    made = streams.streamed(movie, list(movie.tracks))
+    assert made.nbytes < 24 * (pictures + packets)
+    assert made.layout.size > made.offset[-1]
+    assert len(made.size) == 3600
+    assert made.time[-1] == 7200 * movie.tracks[0].timescale
+    window = made.layout.window(made.layout.size // 2, 1 << 20)
+    assert window.size == 1 << 20
+    assert len(window.spans) < 500
 
 
-def test_faststart_of_a_file_of_3_gb_reads_its_ends_alone(tmp_path: Path) -> None:
-    """And past 4 GiB its offsets need 64 bits: the media is a hole, the tables are real."""
-    path = tmp_path / "x.mp4"
-    encode(path, frames=60, size=(160, 90), faststart=False, audio=False)
-    data = path.read_bytes()
-    at = data.rindex(b"moov") - 4
-    mdat = data.index(b"mdat") - 4
-    for size, grows in ((3 << 30, False), ((4 << 30) - 1000, True)):
-        hole = size - len(data)
-        head = data[:mdat] + struct.pack(">I4sQ", 1, b"mdat", at - mdat + hole) + data[mdat + 8 : at]
-        place = Sparse(head, hole - 8, data[at:])
-        layout = trio.run(node_of, place, "faststart.mp4").layout
-        assert place.gets <= 3
-        assert place.fetched < 300_000
-        assert layout.size >= place.size
-        kinds = b"".join(s.data for s in layout.spans if isinstance(s, Inline))
-        assert (b"co64" in kinds) is grows
-        assert (b"stco" in kinds) is not grows
+def _interleaved(pictures: int, packets: int) -> Movie:
+    """Two hours at 60 pictures a second, a key each two seconds."""
+    rng = np.random.default_rng(1)
+    sizes = [rng.integers(2000, 40_000, pictures), rng.integers(300, 500, packets)]
+    times = np.concatenate((np.arange(pictures) / 60, np.arange(packets) / 46.875))
+    order = np.argsort(times, kind="stable")
+    offset = np.empty(pictures + packets, np.int64)
+    ordered = np.concatenate(sizes)[order]
+    offset[order] = np.cumsum(ordered) - ordered
+    offsets = [offset[:pictures], offset[pictures:]]
+    tracks = []
+    for number, (size, at, scale, step) in enumerate(
+        zip(sizes, offsets, (15_360, 48_000), (256, 1024), strict=True)
+    ):
+        count = len(size)
+        dts = np.arange(count) * step
+        sync = np.arange(count) % 120 == 0 if not number else np.ones(count, np.bool_)
+        rows = Samples(dts, np.full(count, step), dts, size, at, sync, np.ones(count, np.int32))
+        kind, codec = (("vide", "avc1"), ("soun", "mp4a"))[number]
+        tracks.append(Track(number + 1, kind, scale, codec, rows, (), {"stsd": bytes(60)}))
+    stored = StoredObject("games/long.mp4", int(ordered.sum()), "v")
+    return Movie(stored, 1000, tuple(tracks), Fraction(0), Fraction(7200))
 
 
-class Sparse(MemoryPlace):
-    """Bytes, a hole, and bytes; counts what is asked for."""
-
-    def __init__(self, head: bytes, hole: int, tail: bytes) -> None:
-        super().__init__(head + tail)
-        self.hole, self.cut, self.gets, self.fetched = hole, len(head), 0, 0
-
-    @property
-    def size(self) -> int:
-        return len(self.data) + self.hole
-
-    async def read(self, offset: int, length: int) -> bytes:
-        length = max(min(length, self.size - offset), 0)
-        self.gets, self.fetched = self.gets + 1, self.fetched + length
-        front = self.data[: self.cut][offset : offset + length]
-        start = max(offset - self.cut - self.hole, 0)
-        stop = max(offset + length - self.cut - self.hole, 0)
-        back = self.data[self.cut :][start:stop]
-        return front + bytes(length - len(front) - len(back)) + back
+# ---------------------------------------------------------------- what has none
 
 
-def test_a_file_that_is_none_says_so() -> None:
+def test_names_are_those_that_the_file_has() -> None:
     async def main() -> None:
-        place: Place = MemoryPlace(b"\0\0\0\x08free" * 20)
-        for name in ("faststart.mp4", "fragmented.mp4"):
-            with pytest.raises(MediaError):
-                await Whole().resolve(place, name)
-        names = await Whole().entries(place)
-        assert set(names) == {"faststart.mp4", "fragmented.mp4", "hls", "dash"}
+        plain, mov = place_of("plain"), place_of("mov")
+        assert set(await Whole().entries(plain)) == {"faststart.mp4", "fragmented.mp4", "hls", "dash"}
+        folder = await node_of(mov, "hls")
+        assert isinstance(folder, Directory)
+        assert set(await folder.entries()) == {"master.m3u8", "video"}
+        assert await folder.lookup("audio") is None
+        assert await Whole().resolve(plain, "hls.mp4") is None
+        assert await Whole().entries(MemoryPlace(b"\0\0\0\x08free" * 20)) == {}
 
     trio.run(main)
 
 
-def test_a_faststart_file_is_itself(tmp_path: Path) -> None:
-    path = tmp_path / "x.mp4"
-    encode(path, frames=10, size=(160, 90))
+def test_uncompressed_sound_is_in_the_fragments_of_the_whole() -> None:
+    """No browser plays it, so it has no stream; FFmpeg does, sample for sample."""
+    place = place_of("mov")
+    mine, stored = (
+        b"".join(p.data for p in packets(d, "audio")) for d in (read(place, "fragmented.mp4"), place.data)
+    )
+    assert mine == stored
+
+
+def test_a_codec_that_no_browser_has_says_so() -> None:
+    path = Path(mp4_exact._FOLDER.name) / "part2.mp4"
+    mp4_exact.encode(path, codec="mpeg4", frames=30, size=(160, 90))
     place = MemoryPlace(path.read_bytes())
-    assert trio.run(node_of, place, "faststart.mp4").layout == Layout.whole(place.object)
+
+    async def main() -> None:
+        assert set(await Whole().entries(place)) == {"faststart.mp4", "fragmented.mp4"}
+        with pytest.raises(Unsupported, match="mp4v is no codec of browsers"):
+            await node_of(place, "hls/master.m3u8")
+
+    trio.run(main)
+    assert len(mp4_exact.decode(read(place, "fragmented.mp4"))) == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, "avc1.4D400B"),
+        ({"codec": "libx265"}, "hvc1.1.6.L30.90"),
+        ({"codec": "libx265", "pix_fmt": "yuv420p10le"}, "hvc1.2.4.L30.90"),
+        ({"codec": "libvpx-vp9"}, "vp09.00.10.08"),
+    ],
+)
+def test_codec_strings(options: dict[str, Any], wanted: str) -> None:
+    path = Path(mp4_exact._FOLDER.name) / "codec.mp4"
+    mp4_exact.encode(path, **{"frames": 4, "size": (160, 90), "audio": False, **options})
+    (track,) = movie_of(MemoryPlace(path.read_bytes())).tracks
+    assert codecs.codec_string(track) == wanted
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name",
+    [
+        "media_edit_list_positive_shift.mp4",
+        "media_bbb_800x640_768kbps_30fps_avc_pyramid_3b.mp4",
+        "media_iibbibb_editlist_videoonly.mp4",
+        "moviepy_chaplin.mp4",
+        "media_sample_fragmented_seekable_multiple_sidx.mp4",
+    ],
+)
+def test_real_files(name: str) -> None:
+    place = mp4_exact.shared(name)
+    truth = mp4_exact.truth_of(place)
+    frames = mp4_exact.decode(read(place, STREAMS[0]))
+    assert [f.hash for f in frames[len(frames) - len(truth.frames) :]] == [f.hash for f in truth.frames]
+
+
+def test_layouts_of_the_same_file_are_the_same() -> None:
+    """The inode and everything cached hang on it."""
+    one, two = (MemoryPlace(place_of("plain").data) for _ in range(2))
+    first, second = (trio.run(spliced, place, STREAMS[0]) for place in (one, two))
+    assert first.version == second.version
+    assert first.layout == second.layout
+    assert first.layout != Layout.whole(one.object)

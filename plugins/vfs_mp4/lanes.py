@@ -1,0 +1,148 @@
+"""Tracks on the player line without an edit list: which samples, and when each is decoded and shown. Pure.
+
+Browsers' media source extensions know no edit lists, and throw away a picture before 0 with all that lean on
+it. So the times that an edit list makes are written into the samples. What must be decoded but is not shown
+(the pictures between a key frame and the first wanted one) gets one tick each, just before it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfs import Unsupported
+from vfs_mp4 import segments, splice, timeline
+from vfs_mp4.model import Movie, Ticks, Track
+from vfs_mp4.plan import Window
+from vfs_mp4.timeline import Shown
+
+#: Ticks a second at least where pictures that are not shown take a tick each: thirty take a third of a ms.
+FINE = 90_000
+#: Seconds between decoding and showing a picture at most; a time stamp that asks for more is broken.
+MAX_AHEAD = 2
+_U32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """Rows of one track in decode order, a row that is shown twice is there twice.
+
+    track: the source's, its timescale the one that times are in. dts: when each is decoded, from 0 or later,
+    never falling; dur: until the next is; cts: from then until it is shown, never negative: FFmpeg 8.1 moves
+    a whole track by its most negative one. The first is decoded when it is shown. end: when the last one
+    that is shown goes.
+    """
+
+    track: Track
+    rows: Ticks
+    dts: Ticks
+    dur: Ticks
+    cts: Ticks
+    end: int
+
+
+def lane(movie: Movie, track: Track) -> Lane | None:
+    """A track on the player line, 0 = `Movie.zero`; None where nothing of it is shown.
+
+    Pictures that begin later are shown from 0 on, as an instant before the first picture is that picture.
+    Raises Unsupported for an edit list beyond reason.
+    """
+    shown = timeline.shown(movie, track)
+    if not len(shown):
+        return None
+    zero = round(movie.zero * track.timescale)
+    time = np.maximum.accumulate(np.maximum(shown.time - zero, 0))
+    end = max(int(shown.end[-1]) - zero, int(time[-1]) + 1)
+    if track.handler != "vide":
+        return _placed(track, shown.order, time, end)
+    time[0] = 0
+    return _pictures(movie, track, replace(shown, time=time, end=np.append(time[1:], end)))
+
+
+def _placed(track: Track, rows: Ticks, time: Ticks, end: int) -> Lane:
+    """Rows in decode order with the times at which they are shown, the first of which is 0 or later.
+
+    Pictures are decoded as far ahead as their order needs, all alike; but those at the front, which would
+    be decoded before the first is shown, follow each other by a tick.
+    """
+    ordered = np.sort(time)
+    ahead = min(int((ordered - time).max()), MAX_AHEAD * track.timescale)
+    early, begin = ordered - ahead, int(ordered[0])
+    ramp = begin + np.minimum(np.arange(len(time)), np.count_nonzero(early < begin))
+    # Where a tick is long, the ramp must not pass what is yet to be shown.
+    yet = np.minimum.accumulate(time[::-1])[::-1]
+    dts = np.maximum(early, np.minimum(ramp, yet))
+    dur = np.diff(dts, append=max(end - ahead, int(dts[-1])))
+    return Lane(track, rows, dts, dur, time - dts, end)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Shown pictures [low, high) that follow each other in the media; what is decoded for them.
+
+    rows: decode rows; place: of each, where it comes in display order from the first shown one on; early: how
+    many come before it; late: after the last shown one.
+    """
+
+    low: int
+    high: int
+    rows: Ticks
+    place: Ticks
+    early: int
+    late: int
+
+
+def _pictures(movie: Movie, track: Track, shown: Shown) -> Lane:
+    """Pictures, with those that are decoded only."""
+    rank = np.empty(len(track.samples), np.int64)
+    rank[np.argsort(track.samples.pts, kind="stable")] = np.arange(len(rank))
+    at = rank[shown.order]
+    bounds = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), len(at)]
+    if len(bounds) > splice.MAX_EDITS:
+        raise Unsupported(f"track {track.track_id}: its edit list makes more than {splice.MAX_EDITS} parts")
+    pieces = [_piece(movie, track, shown, rank, *pair) for pair in itertools.pairwise(bounds)]
+    factor = _factor(track, shown, pieces)
+    finer = replace(track, timescale=track.timescale * factor)
+    time, ends = shown.time * factor, shown.end * factor
+    times = [_times(piece, time[piece.low : piece.high], int(ends[piece.high - 1])) for piece in pieces]
+    rows = np.concatenate([piece.rows for piece in pieces])
+    return _placed(finer, rows, np.concatenate(times), int(ends[-1]))
+
+
+def _piece(movie: Movie, track: Track, shown: Shown, rank: Ticks, low: int, high: int) -> _Piece:
+    rows = segments.decoded_rows(Window(movie, track, shown, low, high - 1))
+    place = rank[rows] - rank[shown.order[low]]
+    return _Piece(low, high, rows, place, int((place < 0).sum()), int((place >= high - low).sum()))
+
+
+def _factor(track: Track, shown: Shown, pieces: Sequence[_Piece]) -> int:
+    """By how much finer ticks must be for the pictures that take one each.
+
+    Raises Unsupported where no timescale is fine enough.
+    """
+    hidden = [piece for piece in pieces if piece.early or piece.late]
+    if not hidden:
+        return 1
+    length = shown.end - shown.time
+    needed = -(-FINE // track.timescale)
+    for piece in hidden:
+        room = min(int(length[piece.low]), int(length[piece.high - 1]))
+        needed = max(needed, 2 * (piece.early + piece.late) // max(room, 1) + 1)
+    if needed * track.timescale > _U32:
+        raise Unsupported(f"track {track.track_id}: too many pictures are hidden by its edit list")
+    return needed
+
+
+def _times(piece: _Piece, time: Ticks, end: int) -> Ticks:
+    """When the rows of a piece are shown, hidden ones a tick each."""
+    wanted = (piece.place >= 0) & (piece.place < piece.high - piece.low)
+    found = np.empty(len(piece.rows), np.int64)
+    found[wanted] = time[piece.place[wanted]]
+    found[piece.place == 0] += piece.early
+    order = np.argsort(piece.place, kind="stable")
+    found[order[: piece.early]] = time[0] + np.arange(piece.early)
+    found[order[len(order) - piece.late :]] = end - piece.late + np.arange(piece.late)
+    return found
