@@ -24,6 +24,10 @@ from vfs_mp4.splice import Part
 #: Samples of a joined file: two hours of pictures and sound. Their tables take 40 MB of memory.
 MAX_SAMPLES = 1_000_000
 _TKHD_MATRIX = 36
+#: What is hidden takes a part of a second so small that a group of pictures takes no longer than a frame or
+#: two, and no smaller: FFmpeg's search for a key frame goes by the shortest step.
+_STEPS = 10_000
+_LEAST_TIMESCALE = 9 * _STEPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +129,24 @@ def _lanes(clips: Sequence[Clip]) -> list[_Lane]:
             lane = 0 if part.track is lead else 1 + next(i for i, t in enumerate(sounds) if t is part.track)
             held = lanes.setdefault(lane, _Lane())
             held.at.append(number)
-            held.parts.append(part)
+            held.parts.append(_unled(part) if part.track is lead else part)
     return [lanes[number] for number in sorted(lanes)]
+
+
+def _unled(part: Part) -> Part:
+    """A part without the leading pictures of the key frame it begins with.
+
+    They are never shown, nothing that is leans on them, and what they lean on is not there: Chromium gives up
+    where it meets one.
+    """
+    dts = np.cumsum(part.dur) - part.dur
+    pts = dts + part.cts
+    sync = part.track.samples.sync[part.rows]
+    kept = (pts >= pts[0]) | (np.cumsum(sync) > 1) | ~sync[0]
+    if kept.all():
+        return part
+    end = int(dts[-1] + part.dur[-1])
+    return replace(part, rows=part.rows[kept], dur=np.diff(dts[kept], append=end), cts=part.cts[kept])
 
 
 def _sets(lane: _Lane, clips: Sequence[Clip]) -> list[dict[int, bytes]]:
@@ -167,6 +187,7 @@ def _joined_lane(lane: _Lane, clips: Sequence[Clip], regions: Sequence[_Region])
     stsd, _ = descriptions.merged(tracks, labels)
     _check_shape(tracks, labels)
     timescale = lcm(*(track.timescale for track in tracks))
+    timescale *= 1 if tracks[0].unit else -(-_LEAST_TIMESCALE // timescale)
     if timescale > write.U32:
         raise Unsupported(f"{labels[0]} and those after it: their clocks have no common tick")
     line, begin = _Line(timescale, max(_lead(part, timescale) for part in lane.parts)), begins(clips)
@@ -230,18 +251,20 @@ class _Line:
             gap += edits.pop(0)[0]
         self._skip(gap)
         later = self.lead - _lead(part, self.timescale)
-        dur, cts = part.dur * factor, part.cts * factor + later
-        dts = np.cumsum(dur) - dur
-        pts = dts + cts
-        base = max(self._end, self._shown_until - int(pts.min()))
+        edits = [(length, media if media < 0 else media * factor + later) for length, media in edits]
+        dts = np.cumsum(part.dur) - part.dur
+        pts = (dts + part.cts) * factor + later
+        step = self.timescale // _STEPS
+        dts, pts, dur = _squeezed(part, dts * factor, pts, part.dur * factor, edits, step)
+        base = max(self._end - int(dts[0]), self._shown_until - int(pts.min()))
         if self._columns["dur"]:
-            self._columns["dur"][-1][-1] += base - self._end
-        for name, values in (("dts", dts + base), ("dur", dur), ("cts", cts)):
+            self._columns["dur"][-1][-1] += base + int(dts[0]) - self._end
+        for name, values in (("dts", dts + base), ("dur", dur), ("cts", pts - dts)):
             self._columns[name].append(values)
-        self._end = base + int(dur.sum())
+        self._end = base + int(dts[-1] + dur[-1])
         self._shown_until = base + int((pts + dur).max())
         for length, media in edits:
-            begins_at = media if media < 0 else media * factor + base + later
+            begins_at = media if media < 0 else media + base
             self.edits.append((length, begins_at))
             # A picture may be shown for longer than it takes to decode the next.
             self._shown_until = max(self._shown_until, begins_at + ceil(length))
@@ -258,6 +281,28 @@ class _Line:
         length, media = self.edits[-1]
         self.edits[-1] = (length + gap, media)
         self._shown_until = max(self._shown_until, media + ceil(length + gap))
+
+
+def _squeezed(
+    part: Part, dts: Ticks, pts: Ticks, dur: Ticks, edits: Sequence[tuple[Fraction, int]], step: int
+) -> tuple[Ticks, Ticks, Ticks]:
+    """dts, pts and durations with what an edit hides before it taking `step` ticks each.
+
+    FFmpeg lays that out backwards from the edit: where it reached into the clip before, seeking there would
+    end up here. Players that ignore edit lists show it, but for no time.
+    """
+    if part.track.unit or len(edits) != 1:
+        return dts, pts, dur
+    ((length, media),) = edits
+    hidden = pts < media if part.track.handler == "vide" else pts + dur <= media
+    shown = np.flatnonzero(~hidden & (pts < media + ceil(length)))
+    if not hidden.any() or not len(shown):
+        return dts, pts, dur
+    dts, pts, first = dts.copy(), pts.copy(), int(shown[0])
+    rank = np.argsort(np.argsort(pts[hidden], kind="stable"))
+    pts[hidden] = media - step * (np.count_nonzero(hidden) - rank)
+    dts[:first] = dts[first] - step * np.arange(first, 0, -1)
+    return dts, pts, np.append(np.diff(dts), dur[-1])
 
 
 def _check_shape(tracks: Sequence[Track], labels: Sequence[str]) -> None:

@@ -149,7 +149,10 @@ async def _clip(entry: _Entry, *, follows: bool) -> Clip:
     """follows: another clip comes before it."""
     assert entry.stored is not None
     assert entry.window is not None
-    patches = await openings.patches(entry.stored, entry.window) if follows else ()
+    try:
+        patches = await openings.patches(entry.stored, entry.window) if follows else ()
+    except MediaError as error:
+        raise _about(entry.label, error) from error
     return Clip(entry.label, entry.window, patches)
 
 
