@@ -13,6 +13,7 @@ from vfs.errors import (
     DeadlineExceeded,
     Denied,
     IsADirectory,
+    Malformed,
     MediaError,
     NameTooLong,
     NoMedia,
@@ -36,6 +37,7 @@ from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
+    from vfs.rows import MAX_DATABASE, harden, read_rows, words_of
     from vfs.runtime import Runtime, open_runtime
     from vfs.telemetry import Status
     from vfs.workerfeed import Source
@@ -44,14 +46,18 @@ if TYPE_CHECKING:
 
 #: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
 _LATE = {
+    "MAX_DATABASE": "vfs.rows",
     "Settings": "vfs.config",
     "Runtime": "vfs.runtime",
     "Source": "vfs.workerfeed",
     "Status": "vfs.telemetry",
     "WorkerFile": "vfs.workerfile",
+    "harden": "vfs.rows",
     "in_thread": "vfs.workers",
     "in_worker": "vfs.workers",
     "open_runtime": "vfs.runtime",
+    "read_rows": "vfs.rows",
+    "words_of": "vfs.rows",
 }
 
 
@@ -63,6 +69,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "MAX_DATABASE",
     "BadBody",
     "Bytes",
     "Command",
@@ -77,6 +84,7 @@ __all__ = [
     "Inline",
     "IsADirectory",
     "Layout",
+    "Malformed",
     "MediaError",
     "Moment",
     "NameTooLong",
@@ -108,10 +116,13 @@ __all__ = [
     "WorkerFailed",
     "WorkerFile",
     "escape",
+    "harden",
     "hookimpl",
     "in_thread",
     "in_worker",
     "open_runtime",
     "parse_derived",
+    "read_rows",
     "unescape",
+    "words_of",
 ]

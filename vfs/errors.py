@@ -4,6 +4,7 @@
 
     ReelfsError                 EIO        the root; never raised itself
     |- ConfigError              EINVAL     a setting, flag or file is wrong (names file and key)
+    |- Malformed                EINVAL     a name in a grammar of its own that is not in it (a query)
     |- NotFound                 ENOENT     no such object or name
     |  `- OutOfRange            ENOENT     a selection that the video does not have
     |- NotADirectory            ENOTDIR
@@ -38,6 +39,12 @@ class ReelfsError(Exception):
 
 class ConfigError(ReelfsError):
     """A setting, flag or configuration file is wrong; the text names the file and the key."""
+
+    errno = errno.EINVAL
+
+
+class Malformed(ReelfsError):
+    """A name in a grammar of its own, such as a query, that is not in it; the text says what is wrong."""
 
     errno = errno.EINVAL
 

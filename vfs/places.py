@@ -11,7 +11,7 @@ from vfs import names
 from vfs.cache.kept import Kept
 from vfs.cache.metadata import FolderMark, Metadata
 from vfs.errors import IsADirectory
-from vfs.nodes import Pool, Spliced
+from vfs.nodes import Node, Pool, Spliced
 from vfs.panel import Reports
 from vfs.spans import DerivedObject, Extent, Layout, StoredObject
 from vfs.views import Data
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Paths:
+    """What a path of the whole tree is; the tree says so when it has been put together."""
+
+    node: Callable[[str], Awaitable[Node]]
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What places are served from: the caches and the reader over one store."""
@@ -32,6 +38,7 @@ class Services:
     derived: Derived
     reports: Reports
     kept: Kept = field(default_factory=lambda: Kept(None, ""))
+    paths: Paths = field(default_factory=lambda: Paths())
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,10 @@ class StoredPlace:
         parent, _, name = path.rpartition("/")
         prefix = f"{parent}/" if parent else ""
         return await StoredPlace(self.services, parent, prefix, None).child(name)
+
+    async def node(self, path: str) -> Node:
+        """What any path below the root of the mount is, derived ones too. Raises NotFound and the like."""
+        return await self.services.paths.node(path)
 
     async def unpathable(self) -> Mapping[str, StoredPlace]:
         """Below this folder: objects whose keys cannot be paths or are hidden by a folder of the same name.

@@ -102,6 +102,7 @@ class Tree:
         self._show_derived = show_derived
         self._exposed = exposed or {}
         self._plain: dict[StoredObject, None] = {}
+        services.paths.node = self._node_at
 
     # -- the interface of the adapters ------------------------------------------------------------------
 
@@ -115,6 +116,9 @@ class Tree:
         for name in filter(None, path.split("/")):
             found = await self.lookup(found, name)
         return found
+
+    async def _node_at(self, path: str) -> Node:
+        return (await self.resolve(path)).node
 
     async def lookup(self, parent: Found, name: str) -> Found:
         """The child `name` of a directory. Raises NotFound."""

@@ -76,6 +76,12 @@ class Place(Protocol):
     async def find(self, path: str) -> Place | None:
         """The stored file or folder at any path below the root of the mount, or None."""
 
+    async def node(self, path: str) -> Node:
+        """What any path below the root of the mount is, derived ones too (`games/x.mp4@5s-9s.mp4`).
+
+        So one plugin shows what another makes, without knowing it. Raises NotFound, MediaError, StoreError.
+        """
+
     async def unpathable(self) -> Mapping[str, Place]:
         """Below a folder: objects whose keys cannot be paths or are hidden by a folder of the same name.
 

@@ -1,34 +1,24 @@
 """Rows of the application's `database.sqlite` that say which clips of which games there are. Pure.
 
 The file is untrusted, and its schema has changed over time: what a table has is asked of it, and a column
-that is not there is empty. It is opened in memory as it is; a write-ahead log left behind elsewhere is
-not missed: the main file is complete, if older.
+that is not there is empty (`vfs.read_rows`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-import apsw
+from vfs import read_rows, words_of
 
-from vfs import Damaged, TooBig
-from vfs_mp4.sidecar import harden
-
-#: Of a database; real ones have up to 10 MB.
-MAX_BYTES = 64 << 20
-#: Rows of a table; more is no library.
-MAX_ROWS = 100_000
 #: Bytes of a name without its extension and what tells it from others; the limit of a name is 255.
 _MAX_NAME = 200
-_TABLES = ("raw_clips", "games", "game_videos")
 _CLIP = ("id", "game_id", "start_time", "end_time", "rating", "name", "notes", "tags", "video_sequence")
 _GAME = ("id", "name", "video_path", "blake3_hash")
 _VIDEO = ("game_id", "sequence", "hash")
@@ -82,42 +72,8 @@ class Clips:
 
 def read(data: bytes) -> Clips:
     """The clips of a database. Raises Damaged, TooBig."""
-    if len(data) > MAX_BYTES:
-        raise TooBig(f"a database of {len(data)} bytes: the limit is {MAX_BYTES}")
-    if len(data) < 512 or data[:16] != b"SQLite format 3\0":
-        raise Damaged("not an SQLite database")
-    # Bytes 18 and 19 are 2 in WAL mode, in which a database cannot be opened from memory.
-    data = data[:18] + b"\1\1" + data[20:]
-    connection = apsw.Connection(":memory:")
-    try:
-        connection.deserialize("main", data)
-        harden(connection, _TABLES)
-        clips, games, videos = (
-            _rows(connection, *what)
-            for what in (("raw_clips", _CLIP), ("games", _GAME), ("game_videos", _VIDEO))
-        )
-    except (apsw.Error, UnicodeDecodeError, MemoryError) as error:
-        raise Damaged(f"unreadable: {error}") from None
-    finally:
-        connection.close()
-    return _named(clips, _games(games, videos))
-
-
-def _rows(connection: apsw.Connection, table: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows as dictionaries, ordered by id; text as bytes, since it may be none. No such table: no rows."""
-    known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    columns = [f"CAST({c} AS BLOB)" if c in _TEXT else c for c in wanted if c in known]
-    if not columns:
-        return []
-    order = "ORDER BY id" if "id" in known else ""
-    found = list(connection.execute(f"SELECT {', '.join(columns)} FROM {table} {order} LIMIT {MAX_ROWS + 1}"))
-    if len(found) > MAX_ROWS:
-        raise TooBig(f"more than {MAX_ROWS} rows in {table}")
-    names = [c for c in wanted if c in known]
-    return [dict(zip(names, row, strict=True)) for row in found]
-
-
-_TEXT = frozenset(("name", "notes", "tags", "video_path", "blake3_hash", "hash"))
+    found = read_rows(data, {"raw_clips": _CLIP, "games": _GAME, "game_videos": _VIDEO})
+    return _named(found["raw_clips"], _games(found["games"], found["game_videos"]))
 
 
 def _games(games: Iterable[dict[str, Any]], videos: Iterable[dict[str, Any]]) -> dict[int, Game]:
@@ -173,7 +129,7 @@ def _named(clips: Iterable[dict[str, Any]], games: Mapping[int, Game]) -> Clips:
 
 
 def _row(clip: Mapping[str, Any], number: int, game: Game, start: Fraction, end: Fraction) -> Row:
-    rating, tags = _integer(clip.get("rating")), _tags(clip.get("tags"))
+    rating, tags = _integer(clip.get("rating")), words_of(clip.get("tags"))
     notes = _text(clip.get("notes"))
     first_line = next((line for line in notes.splitlines() if line.strip()), "")
     title = _text(clip.get("name")).strip() or first_line or ", ".join(tags) or f"clip {number}"
@@ -210,7 +166,7 @@ def _integer(value: object) -> int | None:
 
 
 def _text(value: object) -> str:
-    return value.decode("utf-8", "replace").replace("\0", "") if isinstance(value, bytes) else ""
+    return value if isinstance(value, str) else ""
 
 
 def _seconds(value: object) -> Fraction | None:
@@ -218,37 +174,3 @@ def _seconds(value: object) -> Fraction | None:
     if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value < 10**9:
         return None
     return Fraction(round(Decimal(repr(value)), 9))
-
-
-def _tags(value: object) -> tuple[str, ...]:
-    """A list of words, as JSON or msgpack; none where it is neither."""
-    data = value if isinstance(value, bytes) else b""
-    try:
-        found = json.loads(data) if data[:1] in (b"[", b'"') else _Msgpack(data).value()
-    except (ValueError, IndexError, RecursionError):
-        return ()
-    return tuple(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
-
-
-class _Msgpack:
-    """Arrays and text of msgpack; any other kind of value ends the reading with ValueError."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def value(self, depth: int = 0) -> Any:
-        """The next value."""
-        kind = self._data[self._at]
-        self._at += 1
-        if 0xA0 <= kind <= 0xBF or kind in (0xD9, 0xDA, 0xDB):
-            length = kind & 0x1F if kind < 0xC0 else self._number(1 << kind - 0xD9)
-            self._at += length
-            return self._data[self._at - length : self._at].decode("utf-8", "replace")
-        if (0x90 <= kind <= 0x9F or kind in (0xDC, 0xDD)) and not depth:
-            count = kind & 0x0F if kind < 0xA0 else self._number(2 << kind - 0xDC)
-            return [self.value(1) for _ in range(min(count, len(self._data)))]
-        raise ValueError(f"msgpack of kind {kind:#x}")
-
-    def _number(self, width: int) -> int:
-        self._at += width
-        return int.from_bytes(self._data[self._at - width : self._at], "big")

@@ -17,7 +17,7 @@ import apsw
 import numpy as np
 import trio
 
-from vfs import Damaged, NotFound, Place, Stale
+from vfs import Damaged, NotFound, Place, Stale, harden
 from vfs_mp4 import sidecar
 from vfs_mp4.anchors import Anchors
 from vfs_mp4.probe import Reader
@@ -238,7 +238,7 @@ class RangedIndex:
         try:
             connection = _connect(name)
             try:
-                sidecar.harden(connection)
+                harden(connection, sidecar.TABLES)
                 return query(connection)
             finally:
                 connection.close()

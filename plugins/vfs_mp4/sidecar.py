@@ -7,14 +7,14 @@ and against the fragments themselves when used. Anything wrong raises Damaged wi
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apsw
 import numpy as np
 
-from vfs import Damaged
+from vfs import Damaged, harden
 from vfs_mp4.anchors import Anchors
 from vfs_mp4.model import Movie, Ticks
 
@@ -22,9 +22,7 @@ SQLITE, JSON, OFFSETS = ".index.sqlite", ".index.json", ".offsets.json"
 # 90 minutes of 0.8 s fragments are 0.3 MB, with the durations of all samples 4 MB.
 MAX_BYTES = 32 << 20
 _MAX_ROWS = 1_000_000
-# The three statements take a few thousand steps a thousand fragments; a hostile schema would take for ever.
-_STEPS_A_CALL, _CALLS = 10_000, 5_000
-_TABLES = frozenset(("meta", "fragments", "reelfs_source"))
+TABLES = frozenset(("meta", "fragments", "reelfs_source"))
 #: Columns of a fragment, in the order of `checked`.
 COLUMNS = "t, moof_offset, moof_size, mdat_offset, mdat_size, sample_count"
 _KEYS = ("t", "moofOffset", "moofSize", "mdatOffset", "mdatSize", "sampleCount")
@@ -59,7 +57,7 @@ def parse_sqlite(data: bytes, size: int) -> Anchors:
     connection = apsw.Connection(":memory:")
     try:
         connection.deserialize("main", data)
-        harden(connection)
+        harden(connection, TABLES)
         meta = meta_of(connection)
         rows = list(connection.execute(f"SELECT {COLUMNS} FROM fragments LIMIT {_MAX_ROWS + 1}"))
     except (apsw.Error, UnicodeDecodeError, MemoryError) as error:
@@ -84,31 +82,6 @@ def meta_of(connection: apsw.Connection) -> Meta:
 def _source(etag: object, size: object) -> tuple[str, int] | None:
     """The object that a sidecar says it is of, None where that is no answer."""
     return (etag, size) if isinstance(etag, str) and isinstance(size, int) else None
-
-
-def harden(connection: apsw.Connection, tables: Collection[str] = _TABLES) -> None:
-    """No views that compute, no functions with effects, no endless work; these tables are read, no others."""
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
-    connection.limit(apsw.SQLITE_LIMIT_LENGTH, 1 << 20)
-    connection.execute("PRAGMA cell_size_check = ON")
-    connection.execute("PRAGMA query_only = ON")
-    calls = 0
-
-    def over() -> bool:
-        nonlocal calls
-        calls += 1
-        return calls > _CALLS
-
-    def allowed(action: int, one: str | None, two: str | None, *_: str | None) -> int:
-        good = action == apsw.SQLITE_SELECT or (action == apsw.SQLITE_READ and one in tables)
-        good = good or (action == apsw.SQLITE_PRAGMA and one == "table_info" and two in tables)
-        return apsw.SQLITE_OK if good else apsw.SQLITE_DENY
-
-    connection.set_progress_handler(over, _STEPS_A_CALL)
-    connection.authorizer = allowed
 
 
 def _loaded(data: bytes) -> dict[str, Any]:

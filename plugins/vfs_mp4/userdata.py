@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from vfs import (
+    MAX_DATABASE,
     Bytes,
     Damaged,
     Directory,
@@ -74,8 +75,8 @@ async def _clips(place: Place) -> Clips:
     stored = await _database(place)
     if stored is None:
         raise NotFound(f"{place.path or '/'} has no database")
-    if stored.size > database.MAX_BYTES:
-        raise TooBig(f"{stored.path}: a database of {stored.size} bytes: the limit is {database.MAX_BYTES}")
+    if stored.size > MAX_DATABASE:
+        raise TooBig(f"{stored.path}: a database of {stored.size} bytes: the limit is {MAX_DATABASE}")
     return await stored.derive("mp4.clips.1", partial(_read, stored), cost=lambda found: found.nbytes)
 
 

@@ -16,7 +16,7 @@ import pytest
 from vfs_mp4 import database
 from vfs_mp4.database import Clips, file_name
 
-from vfs import Damaged, TooBig
+from vfs import Damaged, TooBig, rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -242,8 +242,8 @@ def test_a_schema_that_computes_is_refused(schema: str) -> None:
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TooBig, match="67108864"):
-        database.read(bytes(database.MAX_BYTES + 1))
-    monkeypatch.setattr(database, "MAX_ROWS", 3)
+        database.read(bytes(rows.MAX_DATABASE + 1))
+    monkeypatch.setattr(rows, "MAX_ROWS", 3)
     assert len(contract(*({} for _ in range(3))).rows) == 3
     with pytest.raises(TooBig, match="raw_clips"):
         contract(*({} for _ in range(4)))

@@ -54,7 +54,7 @@ def vfs_view() -> vfs.View:
 
 def test_what_is_shipped_comes_by_entry_points_as_anyones() -> None:
     states = {info.name: info.state for info in load_plugins().infos}
-    assert states == dict.fromkeys(("control", "h4mk", "mp4"), "loaded")
+    assert states == dict.fromkeys(("control", "h4mk", "mp4", "search"), "loaded")
     views = load_plugins().views(Settings(), Status())
     assert {"mp4", "control"} <= {view.name for view in views}
 

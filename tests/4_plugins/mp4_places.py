@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from vfs import Extent, Inline, Layout, Pool, StoredObject
+from vfs import Extent, Inline, Layout, Node, NotFound, Pool, StoredObject
 
 T = TypeVar("T")
 
@@ -117,6 +117,9 @@ class MemoryPlace:
 
     async def find(self, path: str) -> MemoryPlace | None:
         return None
+
+    async def node(self, path: str) -> Node:
+        raise NotFound(path)
 
     async def unpathable(self) -> Mapping[str, MemoryPlace]:
         return {}

@@ -20,6 +20,7 @@ from vfs import (
     IsADirectory,
     Layout,
     Node,
+    NotFound,
     Place,
     Spliced,
     StoredObject,
@@ -87,6 +88,9 @@ class FakePlace:
 
     async def find(self, path: str) -> FakePlace | None:
         raise AssertionError("control asks for children")
+
+    async def node(self, path: str) -> Node:
+        raise NotFound(path)
 
     async def unpathable(self) -> Mapping[str, FakePlace]:
         self._ask("unpathable")

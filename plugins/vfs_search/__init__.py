@@ -1,0 +1,1 @@
+"""Searching the library by path: `search/text/`, `search/frame/`, `search/clip/`."""

@@ -1,0 +1,261 @@
+"""`search/text/` over databases of the application: what is found, and what words cannot do."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vfs_search.documents import Document, Library, read
+from vfs_search.grammar import parse_text
+from vfs_search.options import Options
+from vfs_search.plugin import Search
+from vfs_search.textindex import TextIndex
+
+from vfs import Bytes, Malformed, ReelfsError, Runtime, Settings, Spliced, Symlink, open_runtime
+from vfs.testing import ViewContract
+
+SCHEMA = """
+CREATE TABLE games (id INTEGER PRIMARY KEY, name TEXT, video_path TEXT, opponent_name TEXT, game_date TEXT,
+    game_type TEXT, tournament_name TEXT);
+CREATE TABLE raw_clips (id INTEGER PRIMARY KEY, game_id INTEGER, video_path TEXT, start_time REAL,
+    end_time REAL, rating INTEGER, tags TEXT, notes TEXT);
+"""
+ROWS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("games", (1, "vs Lions", "games/a.bin", "Lions", "2025-09-14 10:00:00", "home", "Cup")),
+    ("games", (2, "at Östra", "games/b.bin", "Östra IF", "2025-10-02", "away", None)),
+    ("games", (3, "gone", "games/gone.bin", "Lions", "2025-11-01", "away", None)),
+    ("raw_clips", (1, 9, "raw_clips/1.bin", 1, 5, 5, '["Goals", "Left foot"]', 'Far post; "top" corner')),
+    ("raw_clips", (2, 9, "/home/me/user_data/a/raw_clips/2.bin", 1, 5, 2, '["miss"]', "wide")),
+    ("raw_clips", (3, 9, "3.bin", 2, 6, 4, "not json", "foot race, left side")),
+    ("raw_clips", (4, 9, "nowhere.bin", 2, 6, 4, "[]", "its video is not there")),
+)
+FILES = ("games/a.bin", "games/b.bin", "raw_clips/1.bin", "raw_clips/2.bin", "raw_clips/3.bin")
+
+
+def database(*rows: tuple[str, tuple[Any, ...]]) -> bytes:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(SCHEMA)
+    for table, values in rows:
+        connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+    connection.commit()
+    data: bytes = connection.serialize()
+    connection.close()
+    return data
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One user, whose videos are named only."""
+    top = tmp_path_factory.mktemp("bucket")
+    for path in FILES:
+        (top / "a" / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / "a" / path).write_bytes(path.encode())
+    (top / "a/database.sqlite").write_bytes(database(*ROWS))
+    return top
+
+
+def on(source: Path, ask: Callable[[Runtime], Awaitable[None]]) -> None:
+    async def session() -> None:
+        async with open_runtime(
+            Settings.load({"source": str(source)}, environ={"HOME": "/nonexistent"})
+        ) as runtime:
+            await ask(runtime)
+
+    trio.run(session)
+
+
+async def results(runtime: Runtime, path: str) -> list[dict[str, Any]]:
+    found = await runtime.tree.settle(await runtime.tree.resolve(f"search/text/{path}/@/results.json"))
+    rows: list[dict[str, Any]] = json.loads(found)["results"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("query", "sources"),
+    [
+        ("foot", ["raw_clips/1.bin", "raw_clips/3.bin"]),
+        ("left_foot", ["raw_clips/1.bin"]),
+        ("foot+left", ["raw_clips/1.bin", "raw_clips/3.bin"]),
+        ("tag:goals", ["raw_clips/1.bin"]),
+        ("tag:goals_left", []),  # two tags are no phrase
+        ("rating:4..", ["raw_clips/1.bin", "raw_clips/3.bin"]),
+        ("rating:..3", ["raw_clips/2.bin"]),
+        ("rating:1..+-tag:miss", ["raw_clips/1.bin", "raw_clips/3.bin"]),
+        ("-kind:clip", ["games/a.bin", "games/b.bin"]),
+        ("opponent:ostra", ["games/b.bin"]),  # no matter the accents
+        ("opponent:lions", ["games/a.bin"]),  # the other game's video is gone
+        ("date:2025-09", ["games/a.bin"]),
+        ("date:2025-09..2025-10", ["games/a.bin", "games/b.bin"]),
+        ("type:away", ["games/b.bin"]),
+        ("tournament:cup", ["games/a.bin"]),
+        ("kind:game/in:a%2Fgames", ["games/a.bin", "games/b.bin"]),
+        ("kind:game/in:b", []),
+        ("kind:game/limit:1", ["games/b.bin"]),  # the newest
+        ('"top"', ["raw_clips/1.bin"]),
+    ],
+)
+def test_what_is_found(user: Path, query: str, sources: list[str]) -> None:
+    async def ask(runtime: Runtime) -> None:
+        found = await results(runtime, query)
+        assert sorted(row["source"] for row in found) == [f"a/{source}" for source in sources]
+        assert [row["rank"] for row in found] == list(range(1, len(found) + 1))
+        assert all(0 <= row["score"] <= 1 for row in found)
+
+    on(user, ask)
+
+
+def test_a_result_is_the_stored_file_itself_with_reasons(user: Path) -> None:
+    """Zero copy: the same extent of the same object; attributes, links and lists beside it."""
+
+    async def ask(runtime: Runtime) -> None:
+        folder = await runtime.tree.resolve("search/text/opponent:lions/limit:3/@")
+        entries = await runtime.tree.entries(folder)
+        name = "001_s1.00_2025-09-14_Lions_g1.bin"
+        assert sorted(entries) == [".status", name, "contact.jpg", "links", "results.json", "results.m3u8"]
+        node = entries[name].node
+        assert isinstance(node, Spliced)
+        assert [extent.object.key for extent in node.layout.extents] == ["a/games/a.bin"]
+        assert node.layout.size == len(b"games/a.bin")
+        told = {key: node.attributes[f"search.{key}"] for key in ("rank", "score", "tier", "kind", "source")}
+        assert told == {
+            "rank": "1",
+            "score": "1.0000",
+            "tier": "text",
+            "kind": "game",
+            "source": "a/games/a.bin",
+        }
+        link = (await runtime.tree.resolve(f"search/text/opponent:lions/limit:3/@/links/{name}")).node
+        assert isinstance(link, Symlink)
+        assert link.target == "../" * 6 + "a/games/a.bin"
+        playlist = (await runtime.tree.settle(entries["results.m3u8"])).decode()
+        assert playlist.splitlines() == ["#EXTM3U", "#EXTINF:-1,Lions 2025-09-14 vs Lions", name]
+        status = json.loads(await runtime.tree.settle(entries[".status"]))
+        assert status == {"searched": ["a/database.sqlite"], "without_video": 1, "results": 1}
+
+    on(user, ask)
+
+
+def test_the_answer_follows_the_database(user: Path, tmp_path: Path) -> None:
+    """What the next version of it says is found at the next look."""
+    (tmp_path / "games").mkdir()
+    (tmp_path / "games/a.bin").write_bytes(b"a")
+    (tmp_path / "database.sqlite").write_bytes(database())
+
+    async def session() -> None:
+        given = {"source": str(tmp_path), "dir_ttl": 0, "attr_ttl": 0, "negative_ttl": 0}
+        async with open_runtime(Settings.load(given, environ={"HOME": "/nonexistent"})) as runtime:
+            assert await results(runtime, "lions") == []
+            (tmp_path / "database.sqlite").write_bytes(database(ROWS[0]))
+            assert [row["source"] for row in await results(runtime, "lions")] == ["games/a.bin"]
+
+    trio.run(session)
+
+
+def test_no_database_and_a_broken_one_say_so(tmp_path: Path) -> None:
+    for user in ("a", "b"):
+        (tmp_path / user).mkdir()
+    (tmp_path / "a/database.sqlite").write_bytes(b"SQLite format 3\0" + bytes(600))
+
+    async def ask(runtime: Runtime) -> None:
+        status = json.loads(
+            await runtime.tree.settle(await runtime.tree.resolve("search/text/goal/@/.status"))
+        )
+        assert "a/database.sqlite" in status["unreadable"][0]
+
+    on(tmp_path, ask)
+    (tmp_path / "a/database.sqlite").unlink()
+
+    async def none(runtime: Runtime) -> None:
+        status = json.loads(
+            await runtime.tree.settle(await runtime.tree.resolve("search/text/goal/@/.status"))
+        )
+        assert "there is no database.sqlite" in status["note"]
+
+    on(tmp_path, none)
+
+
+HOSTILE = (
+    "'; DROP TABLE documents; --", "goal OR 1=1", "a' UNION SELECT * FROM sqlite_master --", "NEAR(a b, 3)",
+    "goal*", "^goal", "{tags} : goal", "tags : goal", "(((", "a AND", "NOT", '""', '"a""b"', "\\", "%", "_%_",
+    "../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "{{7*7}}", "$(id)",
+    "\udced\udca0\udc80",
+    "tag:'; DELETE FROM words", "date:2025-09' OR '1'='1", "rating:4 OR 1=1", "a" * 255,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_is_anything_but_text(user: Path, text: str) -> None:
+    """SQL, FTS and path syntax: an answer or an error for this query, and the next one works."""
+
+    async def ask(runtime: Runtime) -> None:
+        name = text.replace("/", "%2F")
+        try:
+            found = await results(runtime, name)
+        except ReelfsError as error:
+            assert str(error)
+        else:
+            # A word of the injected syntax finds nothing that a plain word would not.
+            assert len(found) <= 1
+        assert len(await results(runtime, "foot")) == 2
+
+    on(user, ask)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=40))
+def test_any_text_is_answered_or_refused(text: str) -> None:
+    try:
+        query, _ = parse_text(text)
+        INDEX.find(query, 10)
+    except Malformed:
+        pass
+    assert len(INDEX.find(parse_text("foot")[0], 10)) == 2
+
+
+INDEX = TextIndex(read(database(*ROWS)))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
+    """How long a query takes; the figure is in docs/search.md, and no time fails here."""
+    words = ("goal", "miss", "corner", "pass", "header", "save", "run", "dribble")
+    rows = tuple(
+        Document("clip", n, (), notes=f"{words[n % 8]} number {n} {words[n // 8 % 8]}", rating=n % 5 + 1,
+                 date=f"2025-{n % 12 + 1:02}-10", tags=(words[n % 7],), opponent=f"Team {n % 50}")
+        for n in range(100_000)
+    )  # fmt: skip
+    index = TextIndex(Library(rows, {}, {}))
+    for text in ("goal", "tag:goal+rating:4..", "opponent:Team_7+-tag:miss", "number_4711", "rating:5"):
+        begun = time.perf_counter()
+        found = index.find(parse_text(text)[0], 200)
+        print(f"{text}: {len(found)} in {1000 * (time.perf_counter() - begun):.1f} ms")
+        assert found
+
+
+class TestSearchContract(ViewContract):
+    """The view in the tree, as every view has to be."""
+
+    objects = {"a/games/a.bin": bytes(100), "a/database.sqlite": database(ROWS[0])}  # noqa: RUF012
+    names = {  # noqa: RUF012
+        "": ["search/text/lions/@/001_s1.00_2025-09-14_Lions_g1.bin", "search/text/lions/@/results.json"]
+    }
+
+    def views(self) -> list[Search]:
+        return [Search(Options(listed=True))]
+
+
+def test_bytes_of_lists_are_known_before_they_are_read(user: Path) -> None:
+    async def ask(runtime: Runtime) -> None:
+        found = await runtime.tree.resolve("search/text/lions/@/results.json")
+        assert isinstance(found.node, Bytes)
+        assert found.size == len(await runtime.tree.settle(found))
+
+    on(user, ask)
