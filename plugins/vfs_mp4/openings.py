@@ -50,7 +50,8 @@ async def _units(place: Place, window: Window) -> list[tuple[int, int]]:
     width = descriptions.length_size(descriptions.entries(window.track)[0])
     row = splice.pictures(window)[0].low
     at, end = int(samples.offset[row]), int(samples.offset[row] + samples.size[row])
-    reader, found = Reader(place), []
+    reader = Reader(place)
+    found: list[tuple[int, int]] = []
     for _ in range(_MAX_UNITS):
         head = await reader.peek(at, min(width + 1, end - at), min(_HEAD, end - at))
         if len(head) <= width:
