@@ -79,6 +79,25 @@ def _placed(track: Track, rows: Ticks, time: Ticks, end: int) -> Lane:
     return Lane(track, rows, dts, dur, time - dts, end)
 
 
+def fitted(lane: Lane, starts: Ticks) -> Lane:
+    """The lane with the rows that fragments begin with decoded when the first of the fragment is shown.
+
+    Players place a fragment by its decode time alone where they begin in the middle (hls.js 1.7) or lay one
+    fragment behind the other (shaka-player 5.2 with HLS): by as much as it is decoded earlier, its pictures
+    would be late. What is decoded before it is shown follows by a tick each; where ticks are too long for
+    that, the first is decoded as much earlier.
+    """
+    rows = np.arange(len(lane.dts))
+    time = lane.dts + lane.cts
+    # The latest that leaves a tick to all that is decoded after it and shown before it.
+    latest = np.minimum.accumulate((time - rows)[::-1])[::-1]
+    starts = np.unique(starts[starts < len(rows)])
+    ramp = np.repeat(latest[starts], np.diff(starts, append=len(rows))) + rows
+    dts = np.maximum(lane.dts, ramp)
+    last = lane.dts[-1] + lane.dur[-1]
+    return replace(lane, dts=dts, dur=np.diff(dts, append=max(last, dts[-1])), cts=time - dts)
+
+
 @dataclass(frozen=True, eq=False)
 class _Piece:
     """Shown pictures [low, high) that follow each other in the media; what is decoded for them.

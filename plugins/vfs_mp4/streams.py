@@ -17,7 +17,7 @@ from vfs_mp4.lanes import Lane
 from vfs_mp4.model import Movie, Ticks, Track
 
 #: Part of what is remembered: changed when the same file would give other streams.
-CODE = "mp4.stream.2"
+CODE = "mp4.stream.3"
 #: Seconds that a fragment has at least, but where the next key frame is further away.
 LEAST = 2
 #: Fragments of a stream at most: a `sidx` counts them in 16 bits. Of longer files they are longer.
@@ -77,6 +77,7 @@ def streamed(movie: Movie, tracks: Sequence[Track]) -> Stream:
     bounds = _bounds(lead)
     time, access = _times(lead, bounds), _access(lead, bounds)
     cuts = [bounds, *(_follow(lead, time, other) for other in placed[1:])]
+    placed = [lanes.fitted(one, cut[:-1]) for one, cut in zip(placed, cuts, strict=True)]
     woven = weave.woven(movie.object, placed, cuts)
     size = woven.head + woven.data
     if len(size) > 0xFFFF or int(size.max()) > write.U32 >> 1:

@@ -97,6 +97,17 @@ def test_decoding_goes_before_showing(place: MemoryPlace) -> None:
         assert all(a.dts <= b.dts for a, b in itertools.pairwise(found))
 
 
+@pytest.mark.parametrize("name", ["plain", "vfr", "delayed", "ntsc", "vp9"])
+def test_fragments_are_decoded_from_when_they_are_shown(name: str) -> None:
+    """Players that begin in the middle, or lay fragments behind each other, know their decode time alone."""
+    data = read(place_of(name), STREAMS[0])
+    scale, _, rows = index_of(data)
+    edges = [Fraction(int(ticks), scale) for ticks in np.cumsum([0, *rows[:, 1]])]
+    decoded = {packet.pts: packet.dts for packet in packets(data, "video")}
+    assert len(edges) > 2
+    assert [decoded[edge] for edge in edges[:-1]] == edges[:-1]
+
+
 @pytest.mark.parametrize("name", [n for n in SOURCES if n not in ("silent", "mov")])
 def test_sound_is_heard_when_the_source_sounds(name: str) -> None:
     """Every packet that is heard, on the line of the pictures, to one tick of the movie's clock."""

@@ -25,6 +25,8 @@ from mp4_places import MemoryPlace  # noqa: E402
 
 Sound = NDArray[np.float64]
 Gray = NDArray[np.float32]
+#: One picture in gray, as many pixels of it as are looked at.
+Picture = NDArray[np.float32]
 
 #: Samples a second of sound that is looked at.
 RATE = 48_000
@@ -84,15 +86,19 @@ def grays(path: Path) -> Gray:
     return np.array([gray[::SOME, ::SOME] for gray in whole], np.float32)
 
 
+def as_gray(picture: Image.Image) -> Picture:
+    """Some pixels of a picture as `grays` has them: those are of studio range, pictures of full range."""
+    return np.asarray(picture.convert("L"), np.float32)[::SOME, ::SOME] * (219 / 255) + 16
+
+
+def rank(source: Path, picture: Picture) -> int:
+    """Which frame of the source a picture shows: the one that is most like it."""
+    return int(np.abs(grays(source) - picture).mean((1, 2)).argmin())
+
+
 def ranks(source: Path, pictures: Path) -> list[int]:
-    """Which frames of the source the pictures in a folder show: for each the one that is most like it."""
-    known = grays(source)
-    found = []
-    for picture in sorted(pictures.iterdir()):
-        # The source in gray is of studio range, the picture of full range.
-        gray = np.asarray(Image.open(picture).convert("L"), np.float32)[::SOME, ::SOME] * (219 / 255) + 16
-        found.append(int(np.abs(known - gray).mean((1, 2)).argmin()))
-    return found
+    """Which frames of the source the pictures in a folder show."""
+    return [rank(source, as_gray(Image.open(picture))) for picture in sorted(pictures.iterdir())]
 
 
 def mpv_ranks(source: Path, path: Path, folder: Path, *options: str) -> list[int]:
@@ -112,6 +118,11 @@ class Heard:
 
     samples: Sound
     start: Fraction = Fraction(0)
+
+    @property
+    def length(self) -> float:
+        """Seconds."""
+        return len(self.samples) / RATE
 
     def source_time(self, since: float, until: float, about: float) -> float:
         """The time of the source whose sound is heard at `since` seconds of the clip, judged by the pitch.

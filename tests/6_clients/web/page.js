@@ -1,0 +1,126 @@
+// What tests/6_clients/client_browser.py asks of a page: play an address in one of the players, seek, and tell
+// what is shown and heard. Every function that waits gives a promise.
+"use strict";
+
+const video = document.querySelector("video");
+/** Whatever a player or the browser complained of, one line each. */
+const troubles = [];
+
+const complain = (who, what) => troubles.push(`${who}: ${what}`);
+video.addEventListener("error", () => complain("video", `${video.error.code} ${video.error.message}`));
+addEventListener("error", (event) => complain("page", event.message));
+addEventListener("unhandledrejection", (event) => complain("page", event.reason));
+
+const players = {
+  plain(url) {
+    video.src = url;
+  },
+  hls(url) {
+    const player = new Hls();
+    player.on(Hls.Events.ERROR, (_, told) => complain("hls.js", `${told.details} ${told.error ?? ""}`));
+    player.loadSource(url);
+    player.attachMedia(video);
+  },
+  dash(url) {
+    const player = dashjs.MediaPlayer().create();
+    for (const kind of ["error", "playbackError"]) {
+      player.on(kind, (told) => complain("dash.js", `${kind} ${told.error?.code} ${told.error?.message}`));
+    }
+    player.initialize(video, url, false);
+  },
+  async shaka(url) {
+    shaka.polyfill.installAll();
+    const player = new shaka.Player();
+    player.addEventListener("error", ({ detail }) => complain("shaka", `${detail.code} ${detail.data}`));
+    await player.attach(video);
+    await player.load(url);
+  },
+};
+
+const happens = (target, name) => new Promise((done) => target.addEventListener(name, done, { once: true }));
+
+/** Waits for what comes first, a promise or an error of the element or of a player. */
+function orTrouble(promise) {
+  const before = troubles.length;
+  return new Promise((done) => {
+    const look = setInterval(() => troubles.length > before && end(), 50);
+    const end = () => {
+      clearInterval(look);
+      done();
+    };
+    promise.then(end, (error) => {
+      complain("player", error);
+      end();
+    });
+  });
+}
+
+/** Opens an address; done when the first picture is there, or something is wrong. */
+async function open(kind, url) {
+  const ready = video.readyState >= 2 ? Promise.resolve() : happens(video, "loadeddata");
+  await orTrouble(Promise.all([ready, players[kind](url)]));
+  return state();
+}
+
+function state() {
+  const { currentTime, duration, ended, readyState, videoWidth, videoHeight } = video;
+  const quality = video.getVideoPlaybackQuality();
+  return {
+    currentTime,
+    duration,
+    ended,
+    readyState,
+    videoWidth,
+    videoHeight,
+    frames: quality.totalVideoFrames,
+    dropped: quality.droppedVideoFrames,
+    audioBytes: video.webkitAudioDecodedByteCount,
+    buffered: Array.from({ length: video.buffered.length }, (_, i) => [video.buffered.start(i), video.buffered.end(i)]),
+    troubles,
+  };
+}
+
+/** Seeks, paused; gives the state and what is shown then. */
+async function seek(time) {
+  video.pause();
+  const there = happens(video, "seeked");
+  video.currentTime = time;
+  await orTrouble(there);
+  return shown();
+}
+
+/** The picture on the screen in its own size, as the address of a PNG. */
+function shown() {
+  const canvas = document.createElement("canvas");
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  return { ...state(), picture: canvas.toDataURL("image/png") };
+}
+
+let tap;
+
+/** Plays for some seconds, or to the end; gives the state, and the sound that was heard last. */
+async function play(seconds) {
+  if (!tap) {
+    const context = new AudioContext({ sampleRate: 48000 });
+    tap = new AnalyserNode(context, { fftSize: 8192 });
+    new MediaElementAudioSourceNode(context, { mediaElement: video }).connect(tap).connect(context.destination);
+    await context.resume();
+  }
+  await orTrouble(video.play());
+  const until = video.currentTime + seconds;
+  await orTrouble(
+    new Promise((done) => {
+      const look = setInterval(() => {
+        if (video.currentTime >= until || video.ended) {
+          clearInterval(look);
+          done();
+        }
+      }, 20);
+    }),
+  );
+  const samples = new Float32Array(tap.fftSize);
+  tap.getFloatTimeDomainData(samples);
+  return { ...state(), samples: Array.from(samples) };
+}
