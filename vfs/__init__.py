@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vfs.telemetry import Status
     from vfs.workerfeed import Source
     from vfs.workerfile import WorkerFile
+    from vfs.workerproc import worker_keeps
     from vfs.workers import in_thread, in_worker
 
 #: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
@@ -58,6 +59,7 @@ _LATE = {
     "open_runtime": "vfs.runtime",
     "read_rows": "vfs.rows",
     "words_of": "vfs.rows",
+    "worker_keeps": "vfs.workerproc",
 }
 
 
@@ -125,4 +127,5 @@ __all__ = [
     "read_rows",
     "unescape",
     "words_of",
+    "worker_keeps",
 ]

@@ -91,6 +91,9 @@ class Workers(_Table):
     )
     deadline: Seconds = Field(default=20.0, gt=0, description="one decoding job is killed after this long")
     memory: Size = Field(default=4 * GIB, description="address space one process may have")
+    kept: Size = Field(
+        default=128 * MIB, description="decoded frames one process keeps for the ones asked for next"
+    )
 
 
 class PluginRules(_Table):

@@ -112,6 +112,7 @@ async def open_runtime(
             processes=settings.workers.processes,
             memory=settings.workers.memory,
             deadline=settings.workers.deadline,
+            kept=settings.workers.kept,
         )
         await stack.enter_async_context(workers.open_workers())
         status.watch("worker_jobs", lambda: dict(workers.jobs))

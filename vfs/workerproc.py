@@ -26,8 +26,26 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BLOCK, _KEPT_MEMORY = 32 << 20, 64 << 20
 
 
-def start(memory: int) -> None:
-    """Limit this process to `memory` bytes of address space and no core dumps; end it with its parent."""
+#: Bytes that the functions which run in one worker may hold on to from one call for the next.
+DEFAULT_KEPT = 128 << 20
+_kept = DEFAULT_KEPT
+
+
+def worker_keeps() -> int:
+    """Bytes that may be kept in this worker from one job for the next ones (the setting `workers.kept`).
+
+    What a plugin keeps in the process is bounded by this; elsewhere than in a worker it is the default.
+    """
+    return _kept
+
+
+def start(memory: int, kept: int = DEFAULT_KEPT) -> None:
+    """Limit this process to `memory` bytes of address space and no core dumps; end it with its parent.
+
+    kept: what `worker_keeps` tells.
+    """
+    global _kept
+    _kept = kept
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _keep_freed_memory()

@@ -42,11 +42,15 @@ DEFAULT_MEMORY = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """processes: most at once. memory: bytes of address space each may have. deadline: seconds for a call."""
+    """processes: most at once. memory: bytes of address space each may have. deadline: seconds for a call.
+
+    kept: bytes each may hold on to from one call for the next.
+    """
 
     processes: int = 2
     memory: int = DEFAULT_MEMORY
     deadline: float = 20.0
+    kept: int = workerproc.DEFAULT_KEPT
 
 
 class _Lane:
@@ -66,7 +70,11 @@ _pool: trio.lowlevel.RunVar[Pool[_Lane] | None] = trio.lowlevel.RunVar("vfs work
 
 
 def configure(
-    *, processes: int | None = None, memory: int | None = None, deadline: float | None = None
+    *,
+    processes: int | None = None,
+    memory: int | None = None,
+    deadline: float | None = None,
+    kept: int | None = None,
 ) -> None:
     """Set what pools opened from now on look like; None keeps a value."""
     global _settings
@@ -76,6 +84,8 @@ def configure(
         _settings = replace(_settings, memory=memory)
     if deadline is not None:
         _settings = replace(_settings, deadline=deadline)
+    if kept is not None:
+        _settings = replace(_settings, kept=kept)
 
 
 @overload
@@ -256,7 +266,7 @@ async def _open_pool() -> AsyncIterator[Pool[_Lane]]:
             stack.enter_context(contextlib.suppress(trio_parallel.BrokenWorkerError))
             opened = trio_parallel.open_worker_context(
                 idle_timeout=IDLE_SECONDS,
-                init=partial(workerproc.start, _settings.memory),
+                init=partial(workerproc.start, _settings.memory, _settings.kept),
                 grace_period=GRACE_SECONDS,
             )
             lanes.append(_Lane(await stack.enter_async_context(opened)))

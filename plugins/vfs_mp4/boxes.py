@@ -28,6 +28,13 @@ MAX_TABLE_BYTES = 256 << 20
 ROW_BYTES = 5 * 8 + 1 + 4
 MAX_ROWS = MAX_TABLE_BYTES // ROW_BYTES
 
+# Macintosh language codes from 0 on (QuickTime File Format, language code values), as ISO 639-2.
+_QUICKTIME_LANGUAGES = (
+    *("eng", "fra", "deu", "ita", "nld", "swe", "spa", "dan", "por", "nor", "heb", "jpn", "ara", "fin"),
+    *("ell", "isl", "mlt", "tur", "hrv", "zho", "urd", "hin", "tha", "kor", "lit", "pol", "hun", "est"),
+    *("lav", "sme", "fao", "fas", "rus", "zho"),
+)
+
 # What construct raises where bytes are missing: interpreted forms the first, compiled ones the second.
 _UNREADABLE = (ConstructError, struct.error)
 
@@ -187,14 +194,20 @@ def movie_times(data: bytes, box: Box) -> tuple[int, int]:
 
 
 def media_header(data: bytes, box: Box) -> tuple[int, int, str]:
-    """(timescale, duration, language) of an mdhd; the language is three letters packed in 15 bits."""
+    """(timescale, duration, language) of an mdhd; zeros where it is unreadable."""
     found = _small(_MDHD, data, box)
     if found is None:
         return 0, 0, "und"
-    packed = int.from_bytes(found.language, "big")
-    letters = [(packed >> shift & 31) + 0x60 for shift in (10, 5, 0)]
+    return found.timescale, found.duration, _language(int.from_bytes(found.language, "big"))
+
+
+def _language(code: int) -> str:
+    """Three letters packed in 15 bits (ISO/IEC 14496-12 8.4.2); below 0x400 a number of QuickTime's."""
+    if code < 0x400:
+        return _QUICKTIME_LANGUAGES[code] if code < len(_QUICKTIME_LANGUAGES) else "und"
+    letters = [(code >> shift & 31) + 0x60 for shift in (10, 5, 0)]
     good = all(0x61 <= letter <= 0x7A for letter in letters)
-    return found.timescale, found.duration, "".join(map(chr, letters)) if good else "und"
+    return "".join(map(chr, letters)) if good else "und"
 
 
 def track_id(data: bytes, box: Box) -> int:

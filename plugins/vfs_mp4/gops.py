@@ -13,15 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
-from vfs import WorkerFile
+from vfs import WorkerFile, worker_keeps
 from vfs_mp4.decode import Decoder, Samples, opened, shown_frames
 from vfs_mp4.visual import Job
 
 if TYPE_CHECKING:
     import av
 
-#: Bytes of decoded planes kept, in each worker: 41 frames of 1080p.
-BUDGET = 128 << 20
 #: Groups kept at most; the daemon remembers as many when it chooses the worker of a job.
 GROUPS = 64
 #: Decoders kept standing in the middle of a group; each holds up to 16 pictures of its own.
@@ -29,10 +27,14 @@ DECODERS = 2
 
 
 class Groups:
-    """Decoded groups, the last used ones. budget: bytes of planes; the frame given out may go beyond it."""
+    """Decoded groups, the last used ones.
 
-    def __init__(self, budget: int = BUDGET) -> None:
-        self._budget = budget
+    budget: bytes of planes, None = what a worker keeps (41 frames of 1080p unless set otherwise); the frame
+    given out may go beyond it.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self._budget = worker_keeps() if budget is None else budget
         self._groups: OrderedDict[Hashable, _Group] = OrderedDict()
 
     @property

@@ -79,12 +79,21 @@ def edts(rows: Sequence[EditRow]) -> bytes:
 
 
 def mdhd(track: Track, duration: int) -> bytes:
-    """Media header, version 1, language packed as three 5-bit letters."""
-    letters = track.language if len(track.language) == 3 and track.language.isalpha() else "und"
-    packed = 0
-    for letter in letters.lower():
-        packed = packed << 5 | (ord(letter) - 0x60) & 31
-    return full(b"mdhd", 1, 0, struct.pack(">QQIQHH", 0, 0, track.timescale, duration, packed, 0))
+    """Media header, version 1; the language is the source's, as it is written there."""
+    source = (track.boxes or {}).get("mdhd", b"")
+    # Of version 0 after 12 bytes of times, timescale and duration; of version 1 they are wider.
+    start = 8 + (32 if source[8:9] == b"\1" else 20)
+    language = source[start : start + 2]
+    if len(language) < 2:
+        language = struct.pack(">H", _packed(track.language))
+    return full(b"mdhd", 1, 0, struct.pack(">QQIQ", 0, 0, track.timescale, duration), language, bytes(2))
+
+
+def _packed(language: str) -> int:
+    """Three letters in five bits each; `und` for what are no three letters."""
+    letters = language.lower() if len(language) == 3 and language.isascii() and language.isalpha() else "und"
+    first, second, third = (ord(letter) - 0x60 for letter in letters)
+    return first << 10 | second << 5 | third
 
 
 def _hdlr(track: Track) -> bytes:

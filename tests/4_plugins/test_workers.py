@@ -15,6 +15,7 @@ import trio
 
 from vfs.errors import Damaged, WorkerFailed
 from vfs.pytest_plugin import ExpectedLogs
+from vfs.workerproc import worker_keeps
 from vfs.workers import configure, in_thread, in_worker, open_workers
 
 #: Far more than anything here takes; a test that waits this long has failed.
@@ -136,6 +137,15 @@ def test_memory_is_limited() -> None:
         run(body)
     finally:
         configure(memory=4 << 30)
+
+
+def test_what_a_worker_may_keep_is_told_to_it() -> None:
+    configure(kept=7 << 20)
+    try:
+        assert run(in_worker, worker_keeps) == 7 << 20
+    finally:
+        configure(kept=worker_keeps())
+    assert run(in_worker, worker_keeps) == worker_keeps() == 128 << 20
 
 
 def test_at_most_so_many_processes_and_waiting_is_not_counted() -> None:

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Check videos against full decodes, write docs/fidelity.md: `python tests/6_clients/fidelity_page.py`.
+
+The real media beside the checkout and generated files, through a real mount. Full decodes are kept below
+`~/.cache/reelfs-fidelity` (`REELFS_FIDELITY_DIR` names another folder), so that a second run takes minutes.
+`--only NAME` tries some files and writes nothing; `--update` writes the page from a run over everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parent / "4_plugins"), str(ROOT)]
+
+import av  # noqa: E402
+from client_mounts import SHARED, encode  # noqa: E402
+from fidelity import ENCRYPTED, Case, Found, Truths, check, damaged, version_of  # noqa: E402
+from mp4_exact import SAMPLES  # noqa: E402
+
+from tests.bench.mounted import Mounted, reelfs  # noqa: E402
+
+PAGE = ROOT / "docs" / "fidelity.md"
+FRAMES = 110
+#: Files that are not as they should be: tried with what they must survive.
+DAMAGED = "derived__"
+
+#: What is known not to be as it should be, by file and check, and why. Nothing else may differ.
+KNOWN: dict[str, dict[str, str]] = {}
+
+_COLUMNS = {
+    "instants": "instants",
+    "pixels": "pixels",
+    "exact": "clips",
+    "ffmpeg": "in ffmpeg",
+    "key": "key",
+    "fragments": "frag",
+    "reads": "reads",
+    "bytes": "bytes",
+    "properties": "properties",
+    "boxes": "boxes",
+    "beyond": "beyond",
+    "sound": "sound",
+}
+
+
+def folder() -> Path:
+    """Where full decodes are kept."""
+    return Path(os.environ.get("REELFS_FIDELITY_DIR") or Path.home() / ".cache" / "reelfs-fidelity")
+
+
+def real() -> list[str]:
+    """The real media, by name."""
+    return sorted(path.name for path in SHARED.iterdir() if path.suffix in (".mp4", ".mov"))
+
+
+def generated(into: Path) -> Path:
+    """The generated files in a folder."""
+    into.mkdir(parents=True, exist_ok=True)
+    for name, options in SAMPLES.items():
+        encode(into / f"{name}{'.mov' if name.endswith('_mov') else '.mp4'}", frames=FRAMES, **options)
+    return into
+
+
+@dataclass(frozen=True)
+class Media:
+    """A folder of videos and the mount of it."""
+
+    source: Path
+    mount: Mounted
+
+    def found(self, name: str, truths: Truths) -> Found:
+        """All checks of one file."""
+        case = Case(name, self.source / name, self.mount / name, truths)
+        return damaged(case, self.mount.memory) if name.startswith(DAMAGED) else check(case)
+
+
+@contextmanager
+def media() -> Iterator[dict[str, Media]]:
+    """Both folders, mounted: `real` and `generated`."""
+    with tempfile.TemporaryDirectory(prefix="reelfs-fidelity-") as name, ExitStack() as stack:
+        base, found = Path(name), {}
+        for kind, source in (("real", SHARED), ("generated", generated(base / "made"))):
+            (base / kind).mkdir()
+            home = {"HOME": str(base / kind)}
+            made = reelfs(str(source), base / kind, home, "--cache-dir", "none")
+            found[kind] = Media(source, stack.enter_context(made))
+        yield found
+
+
+def unexpected(found: Found) -> list[str]:
+    """What is wrong and not known to be."""
+    known = KNOWN.get(found.name, {})
+    return [problem for problem in found.wrong if problem.partition(":")[0] not in known]
+
+
+def page(results: dict[str, list[Found]]) -> str:
+    """The document."""
+    parts = [HEAD.format(today=datetime.date.today(), versions=versions())]
+    for kind, found in results.items():
+        parts.append(f"## {TITLES[kind]}\n")
+        if kind == "damaged":
+            rows = [[f"`{f.name}`", f.about, f.figures.get("damaged", "")] for f in found]
+            parts.append(table(["file", "FFmpeg says", "answers"], rows))
+            continue
+        if kind == "encrypted":
+            rows = [[f"`{f.name}`", f.about, f.figures["refused"]] for f in found]
+            parts.append(table(["file", "what", "refused"], rows))
+            continue
+        rows = [[f"`{f.name}`", f.about, *(f.figures.get(check, "-") for check in _COLUMNS)] for f in found]
+        parts.append(table(["file", "what", *_COLUMNS.values()], rows))
+    every = [f for found in results.values() for f in found]
+    lines = [
+        f"- `{f.name}`, {check}: {cause}." for f in every for check, cause in KNOWN.get(f.name, {}).items()
+    ]
+    parts.append("## Exceptions, and why\n\n" + ("\n".join(lines) or "None.") + "\n")
+    return "\n".join(parts)
+
+
+TITLES = {
+    "real": "Real files",
+    "generated": "Generated files",
+    "encrypted": "Encrypted files",
+    "damaged": "Damaged files",
+}
+HEAD = """\
+# Fidelity
+"""
+
+
+def versions() -> str:
+    """Of all that decodes."""
+    library = ".".join(map(str, av.library_versions["libavcodec"]))
+    parts = (
+        f"PyAV {av.__version__} (libavcodec {library})",
+        version_of("ffmpeg"),
+        f"Python {platform.python_version()}",
+    )
+    return ", ".join(parts)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def main() -> int:
+    """Exit status: 0 when nothing is wrong but what is known."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="*", metavar="NAME", default=[], help="names that hold one of these")
+    parser.add_argument("--update", action="store_true", help="write docs/fidelity.md")
+    given = parser.parse_args()
+    truths, bad = Truths(folder()), 0
+    results: dict[str, list[Found]] = {kind: [] for kind in TITLES}
+    with media() as made:
+        names = [("real", name) for name in real()]
+        names += [("generated", path.name) for path in sorted(made["generated"].source.iterdir())]
+        for kind, name in names:
+            if given.only and not any(part in name for part in given.only):
+                continue
+            found = made[kind].found(name, truths)
+            group = "encrypted" if name in ENCRYPTED else "damaged" if name.startswith(DAMAGED) else kind
+            results[group].append(found)
+            problems = unexpected(found)
+            bad += bool(problems)
+            print(f"{name}: {found.about}: {json.dumps(found.figures)}", flush=True)
+            for problem in found.wrong:
+                print(f"    {'WRONG' if problem in problems else 'known'} {problem}", flush=True)
+    if given.update and not given.only:
+        PAGE.write_text(page(results))
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
