@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from vfs.errors import DeadlineExceeded, NotFound, ReadOnly, Stale, Unavailable
 from vfs.spans import StoredObject
+from vfs.storage import guard as guard_module
 from vfs.storage.base import Body
 from vfs.storage.guard import GuardedStore
 from vfs.storage.memory import MemoryStore
@@ -37,6 +39,20 @@ class Lossy(MemoryStore):
             raise Unavailable("reset by peer")
         return stored
 
+    async def copy(
+        self,
+        stored: StoredObject,
+        key: str,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        copied = await super().copy(stored, key, replaces=replaces, metadata=metadata)
+        if self.lost:
+            self.lost -= 1
+            raise Unavailable("reset by peer")
+        return copied
+
     async def delete(self, stored: StoredObject) -> None:
         await super().delete(stored)
         if self.lost:
@@ -54,6 +70,8 @@ def test_writes_are_refused_unless_asked_for() -> None:
             await guard.put("new", b"x", replaces=None)
         with pytest.raises(ReadOnly):
             await guard.delete(stored)
+        with pytest.raises(ReadOnly):
+            await guard.copy(stored, "new", replaces=None)
         with pytest.raises(ReadOnly):
             await guard.start_upload("new")
         with pytest.raises(ReadOnly):
@@ -83,6 +101,53 @@ def test_a_write_whose_answer_was_lost_is_known_again() -> None:
             await guard.delete(newer)
 
     trio.run(main)
+
+
+def test_a_copy_whose_answer_was_lost_is_known_again() -> None:
+    """By its metadata, where the etag is another one: with its time, that is nobody else's."""
+
+    async def main() -> None:
+        store = Lossy()
+        guard = GuardedStore(store, writable=True)
+        told = {"mtime": "1700000000.123456789", "mode": "644"}
+        first = await guard.put("a", b"body", replaces=None, metadata=told)
+        store.lost = 1
+        copied = await guard.copy(first, "b", replaces=None)
+        assert copied == (await guard.head("b")).object
+        store.lost = 1
+        described = await guard.copy(first, "a", replaces=first, metadata=told | {"mode": "600"})
+        assert (await guard.head("a")).metadata["mode"] == "600"
+        assert described == (await guard.head("a")).object
+        await guard.put("c", b"body", replaces=None)
+        store.fault("copy", error=Unavailable("reset by peer"))
+        with pytest.raises(Stale):  # somebody else's: no time to know it by
+            await guard.copy(described, "c", replaces=None)
+
+    trio.run(main)
+
+
+def test_a_large_body_on_a_slow_line_is_waited_for() -> None:
+    """The deadline is for answers: beside it each write has the time that its bytes take."""
+
+    class Slow(MemoryStore):
+        async def put(
+            self,
+            key: str,
+            body: Body,
+            *,
+            replaces: StoredObject | None,
+            metadata: Mapping[str, str] | None = None,
+        ) -> StoredObject:
+            await trio.sleep(len(body) / guard_module.SLOWEST * 0.9)
+            return await super().put(key, body, replaces=replaces, metadata=metadata)
+
+    async def main() -> None:
+        guard = GuardedStore(Slow(), deadline=30.0, writable=True)
+        stored = await guard.put("a", bytes(64 << 20), replaces=None)
+        assert stored.size == 64 << 20
+        assert trio.current_time() > 200
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_somebody_elses_object_is_not_taken_for_ours() -> None:

@@ -81,8 +81,12 @@ async def test_only_files_and_folders_are_there(root: Path) -> None:
         (root / "null").symlink_to("/dev/null")
         (root / "to the pipe").symlink_to("pipe")
         store = LocalStore(root)
-        assert await names(store) == {"games/"}
-        for key in ("pipe", "socket", "null", "to the pipe", "games"):
+        assert await names(store) == {"games/", "null", "to the pipe"}
+        for key, text in (("null", "/dev/null"), ("to the pipe", "pipe")):
+            found = await store.head(key)
+            assert found.metadata["symlink-target"] == text
+            assert bytes(await store.read(found.object, 0, found.object.size)) == text.encode()
+        for key in ("pipe", "socket", "games"):
             with pytest.raises(NotFound):
                 await store.head(key)
             with pytest.raises(NotFound):
@@ -93,7 +97,8 @@ async def test_only_files_and_folders_are_there(root: Path) -> None:
 
 
 @trio_test
-async def test_links_that_leave_the_folder_are_not_there(root: Path, tmp_path: Path) -> None:
+async def test_links_that_leave_the_folder_are_their_text(root: Path, tmp_path: Path) -> None:
+    """Where they lead is shown, and nothing of what is there."""
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key").write_bytes(b"secret")
@@ -112,9 +117,16 @@ async def test_links_that_leave_the_folder_are_not_there(root: Path, tmp_path: P
     for name, target in links.items():
         (root / name).symlink_to(target)
     store = LocalStore(root)
-    assert await names(store) == {"games/"}
-    assert await names(store, "", "") == {"games/a.mp4"}
-    for key in (*links, "folder/key", "up/secret/key", "beside/x"):
+    assert await names(store) == {"games/", *links}
+    assert await names(store, "", "") == {"games/a.mp4", *links}
+    for key, text in links.items():
+        found = await store.head(key)
+        assert found.metadata["symlink-target"] == text
+        assert found.object.size == len(text)
+        assert bytes(await store.read(found.object, 1, 1)) == text[1:2].encode()
+        listed = (await store.list()).objects
+        assert found.object in listed
+    for key in ("folder/key", "up/secret/key", "beside/x", "folder/", "up/"):
         with pytest.raises(NotFound):
             await store.head(key)
     for prefix in ("folder/", "up/", "beside/", "up/secret/"):
@@ -131,6 +143,15 @@ async def test_links_that_stay_inside_are_followed(root: Path) -> None:
     assert await names(store, "", "") == {"games/a.mp4", "same.mp4", "also/a.mp4"}
     for key in ("same.mp4", "also/a.mp4"):
         assert bytes(await store.read(await stored(store, key), 5, 10)) == BODY[5:15]
+    assert (await store.head("same.mp4")).metadata["symlink-target"] == "games/a.mp4"
+    assert "symlink-target" not in (await store.head("also/a.mp4")).metadata
+    # The link to a folder, as an object: what a link's own name is.
+    found = await store.head("also")
+    assert found.metadata["symlink-target"] == str(root / "games")
+    await store.delete(found.object)
+    assert await names(store) == {"games/", "same.mp4"}
+    await store.delete(await stored(store, "same.mp4"))
+    assert await names(store, "", "") == {"games/a.mp4"}
 
 
 @trio_test
@@ -142,10 +163,11 @@ async def test_links_in_a_circle_end(root: Path) -> None:
     (root / "one" / "to two").symlink_to("../two")
     (root / "two" / "to one").symlink_to("../one")
     store = LocalStore(root)
-    assert await names(store, "games/") == {"games/a.mp4"}
+    games = {"games/a.mp4", "games/top", "games/here"}
+    assert await names(store, "games/") == games
     assert await names(store, "one/") == {"one/to two/"}
-    assert await names(store, "one/to two/") == set()
-    assert await names(store, "", "") == {"games/a.mp4"}
+    assert await names(store, "one/to two/") == {"one/to two/to one"}
+    assert await names(store, "", "") == games | {"one/to two/to one", "two/to one/to two"}
 
 
 @trio_test
@@ -170,11 +192,11 @@ async def test_a_link_swapped_while_it_is_looked_at_leads_nowhere(root: Path, tm
         for _ in range(600):
             try:
                 found = await stored(store, "games/a.mp4")
-                body = await store.read(found, 0, len(BODY))
+                body = bytes(await store.read(found, 0, found.size))
             except (NotFound, Stale):
                 continue
-            assert bytes(body) == BODY
-            seen += 1
+            assert body in (BODY, os.fsencode(tmp_path / "outside"))
+            seen += body == BODY
     finally:
         done.set()
         swapping.join()

@@ -139,7 +139,6 @@ class TestGuarded(_Cases):
 
 class TestLocal(_Cases):
     pages = False  # a folder is read whole
-    metadata = False  # and has no place for it
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
@@ -221,6 +220,7 @@ class TestRclone(_Service):
     absent = (NotFound, StoreError)
     conditional = False
     multipart = False
+    markers = False  # it makes files of them
     tricks = tuple(key for key in TRICKS if key != "b/")
 
     @pytest.fixture(autouse=True)

@@ -329,7 +329,8 @@ class Metadata:
 
         async def ask_below() -> None:
             nonlocal below
-            below = await self.store.list(key + "/", delimiter="/", limit=1)
+            # Without a delimiter: that shows the marker of a folder that is empty.
+            below = await self.store.list(key + "/", delimiter="", limit=1)
 
         await _both(ask_head, ask_below)
         if below is not None and (below.objects or below.prefixes):

@@ -19,6 +19,7 @@ import botocore.config
 import botocore.exceptions
 
 from vfs.errors import ConfigError, Denied
+from vfs.storage.r2copy import speak_r2
 from vfs.storage.signing import SignedGets
 
 #: Seconds to a connection: several round trips around the world.
@@ -146,6 +147,8 @@ def _connect(target: Target) -> Access:
     )
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-send.s3.{operation}", _without_expect)
+    if is_r2:
+        speak_r2(client)
     gets = SignedGets(
         endpoint=client.meta.endpoint_url,
         bucket=target.bucket,

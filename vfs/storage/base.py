@@ -3,6 +3,14 @@
 Keys are text below the mounted prefix (the store adds and strips its own prefix). Every method raises
 the errors of `vfs.errors` and nothing else: NotFound, Denied, Stale, Unavailable, BadBody, StoreError.
 A store does not retry: `guard.GuardedStore` does, within a deadline.
+
+A key that ends in "/" is a folder marker: `put("x/", b"", replaces=None)` makes an empty folder, which its
+parent lists as the prefix `x/`. In a bucket it is an empty object, as consoles and other mounts make them; in
+a folder it is a folder. A listing with a delimiter does not show the marker of the prefix itself, one without
+shows them all.
+
+Metadata is the user's text by name. Names with a meaning in a folder (see `localmeta`) and, by agreement, in
+a bucket: `mtime` (seconds since the epoch, decimal), `mode` (octal), `uid`, `gid`, `symlink-target`.
 """
 
 from __future__ import annotations
@@ -89,12 +97,29 @@ class Store(Protocol):
         """Store an object: with `replaces` only over that version, without only where none is.
 
         All of it or nothing is seen by others. metadata: of the user, names in lower case, ASCII; a store
-        that has no place for it leaves it out. Raises Stale where the condition does not hold, NotFound
-        where what is replaced is gone.
+        that has no place for it leaves it out. The time of what is given back may be a second or two off that
+        of a listing. Raises Stale where the condition does not hold, NotFound where what is replaced is gone.
+        """
+
+    async def copy(
+        self,
+        stored: StoredObject,
+        key: str,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Store exactly this version under `key` too, without its bytes passing here, as `put` would.
+
+        metadata: instead of what the object has; None = as it is. Onto its own key (replaces = stored) it is
+        a change of metadata. Raises Stale where either version is another one, NotFound where one is gone.
         """
 
     async def delete(self, stored: StoredObject) -> None:
-        """Remove this version. Raises Stale when there is another one, NotFound when there is none."""
+        """Remove this version. Raises Stale when there is another one, NotFound when there is none.
+
+        Of a folder marker: a store whose folders are real raises Stale where the folder is not empty.
+        """
 
     async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
         """Begin an upload in parts; its name. Nothing of it is seen before `complete_upload`."""

@@ -47,6 +47,8 @@ ATTEMPT_SHARE = 0.4
 #: and besides what its bytes take on the slowest line that is served (bytes per second): a slow one is not
 #: hung. (Stores with connections of their own notice one without bytes much earlier.)
 SLOWEST = 256 * 1024
+#: The slowest copy within a store that is waited for, bytes per second.
+SLOWEST_COPY = 8 << 20
 
 
 class Counters:
@@ -133,13 +135,49 @@ class GuardedStore:
         attempt that had arrived after all is known by its etag.
         """
         self._check_writable(key)
-        ours = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+
+        async def is_ours(now: ObjectDetails) -> bool:
+            return now.object.version == f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"' or (
+                now.object.size == len(body) and _has_time_of(now, metadata)
+            )
+
         return await self._conditional(
             "put",
             key,
             lambda: self._store.put(key, body, replaces=replaces, metadata=metadata),
-            ours,
+            is_ours,
+            replaces,
             len(body) / SLOWEST,
+        )
+
+    async def copy(
+        self,
+        stored: StoredObject,
+        key: str,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Copy within the store. Repeated like `put`; an attempt that had arrived after all is known by the
+        etag (that of the source, unless the store gave another), else by its size and the time it was told.
+        """
+        self._check_writable(key)
+
+        async def is_ours(now: ObjectDetails) -> bool:
+            told = metadata
+            if told is None and key != stored.key:
+                if now.object.version == stored.version:
+                    return True
+                told = (await self._store.head(stored.key)).metadata
+            return now.object.size == stored.size and _has_time_of(now, told)
+
+        return await self._conditional(
+            "copy",
+            key,
+            lambda: self._store.copy(stored, key, replaces=replaces, metadata=metadata),
+            is_ours,
+            replaces,
+            stored.size / SLOWEST_COPY,
         )
 
     async def delete(self, stored: StoredObject) -> None:
@@ -167,6 +205,7 @@ class GuardedStore:
             key,
             lambda: self._store.put_part(key, upload, number, body),
             len(body) / SLOWEST,
+            patient=True,
         )
 
     async def complete_upload(
@@ -175,12 +214,16 @@ class GuardedStore:
         """Join the parts."""
         self._check_writable(key)
         digests = [bytes.fromhex(found[1]) for part in parts if (found := _MD5.fullmatch(part.version))]
-        ours = multipart_etag(digests) if len(digests) == len(parts) else None
+
+        async def is_ours(now: ObjectDetails) -> bool:
+            return len(digests) == len(parts) and now.object.version == multipart_etag(digests)
+
         return await self._conditional(
             "complete_upload",
             key,
             lambda: self._store.complete_upload(key, upload, parts, replaces=replaces),
-            ours,
+            is_ours,
+            replaces,
         )
 
     async def abort_upload(self, key: str, upload: str) -> None:
@@ -200,7 +243,8 @@ class GuardedStore:
         operation: str,
         key: str,
         attempt: Callable[[], Awaitable[StoredObject]],
-        ours: str | None,
+        is_ours: Callable[[ObjectDetails], Awaitable[bool]],
+        replaces: StoredObject | None,
         extra: float = 0.0,
     ) -> StoredObject:
         """A condition that fails after an attempt without an answer may be that attempt's own doing."""
@@ -212,13 +256,14 @@ class GuardedStore:
             try:
                 return await attempt()
             except (Stale, NotFound):
-                if attempts > 1 and ours is not None:
-                    now = (await self._store.head(key)).object
-                    if now.version == ours:
-                        return now
+                if attempts > 1:
+                    now = await self._store.head(key)
+                    before = replaces.version if replaces else None
+                    if now.object.version != before and await is_ours(now):
+                        return now.object
                 raise
 
-        return await self._tried(operation, key, noted, extra)
+        return await self._tried(operation, key, noted, extra, patient=True)
 
     def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
         """A URL that reads (or stores) the object without credentials."""
@@ -231,13 +276,20 @@ class GuardedStore:
         await self._store.aclose()
 
     async def _tried(
-        self, operation: str, key: str, attempt: Callable[[], Awaitable[T]], extra: float = 0.0
+        self,
+        operation: str,
+        key: str,
+        attempt: Callable[[], Awaitable[T]],
+        extra: float = 0.0,
+        *,
+        patient: bool = False,
     ) -> T:
         """The answer of the first good attempt. Raises DeadlineExceeded or BadBody with the last cause.
 
-        extra: seconds an attempt may take beyond its share.
+        extra: seconds an attempt may take beyond its share. patient: and all of them together beyond the
+        deadline. (A large body on a slow line would never arrive; nobody waits for it as for a read.)
         """
-        until = trio.current_time() + self._deadline
+        until = trio.current_time() + self._deadline + (extra if patient else 0.0)
         last: ReelfsError | None = None
         # As it was when this began: readers that are refused together are all forgiven.
         wait, forgiving = FIRST_WAIT, self._healthy
@@ -300,3 +352,8 @@ class GuardedStore:
 
     def _count(self, error: ReelfsError) -> None:
         self.counters.errors[type(error).__name__] += 1
+
+
+def _has_time_of(now: ObjectDetails, told: Mapping[str, str] | None) -> bool:
+    """The object has the very metadata it was told, and a time of modification is among it: nobody else's."""
+    return bool(told) and "mtime" in (told or {}) and dict(now.metadata) == dict(told or {})

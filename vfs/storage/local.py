@@ -6,8 +6,9 @@ seen; nothing short of reading the file would.)
 
 Nothing outside the folder is reachable: a path is opened without reading it (O_PATH), the kernel is asked
 where that led, and only a regular file or folder inside the root is read, through that very descriptor: a
-link swapped meanwhile changes nothing. Symbolic links that stay inside are followed, others are not there;
-nor are devices, pipes and sockets.
+link swapped meanwhile changes nothing. Symbolic links that lead to a file or folder inside are followed. Of
+any other (and of one to a folder, asked for as an object) there is its own text, which `head` tells of every
+link as `symlink-target`. Devices, pipes and sockets are not there.
 
 Where work is done: the system calls of a `head` take microseconds and a hop to a thread two hundred, so it is
 made in place. So is a read of up to `IN_PLACE` bytes that the page cache has (the kernel says so without
@@ -21,6 +22,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 from urllib.parse import quote
@@ -29,6 +32,7 @@ import trio
 
 from vfs.errors import BadBody, ConfigError, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
+from vfs.storage import localmeta
 from vfs.storage.base import Body, ObjectDetails, Page, Part
 from vfs.storage.localwrite import UPLOADS, Writer
 
@@ -40,6 +44,20 @@ IN_PLACE = 1 << 20
 #: Threads that may wait for the disk at once; beyond that a disk only gets slower.
 THREADS = 16
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that is open (O_PATH). text: of the link that has its name, if it is one."""
+
+    descriptor: int
+    status: os.stat_result
+    text: str | None = None
+
+    @property
+    def is_link(self) -> bool:
+        """The link itself is the object: what it leads to is no file inside."""
+        return stat.S_ISLNK(self.status.st_mode)
 
 
 class LocalStore:
@@ -69,10 +87,13 @@ class LocalStore:
         return False
 
     async def head(self, key: str) -> ObjectDetails:
-        """The current version of a file."""
+        """The current version of a file, of a link's text, or of a folder (a key that ends in "/")."""
         await trio.lowlevel.checkpoint()
-        with self._found(key) as descriptor:
-            return ObjectDetails(_described(key, _regular(descriptor, key)))
+        with self._object(key) as found:
+            told = localmeta.told_of(f"/proc/self/fd/{found.descriptor}", found.status)
+            if found.text is not None:
+                told[localmeta.TARGET] = found.text
+            return ObjectDetails(_described(key, found.status), metadata=told)
 
     async def list(
         self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
@@ -108,8 +129,38 @@ class LocalStore:
         replaces: StoredObject | None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Store a file; it appears whole. A folder has no place for metadata."""
-        return _described(key, await self._written(self._writer.put, key, body, replaces))
+        """Store a file; it appears whole. Metadata as `localmeta` has it; of a link the body is its text."""
+        status = await self._written(self._writer.put, key, body, replaces, metadata)
+        return _described(key, status) if status is not None else (await self.head(key)).object
+
+    async def copy(
+        self,
+        stored: StoredObject,
+        key: str,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Store this version under another key too, or change its metadata where it is."""
+        known = await self.head(stored.key)
+        if known.object.version != stored.version:
+            raise Stale(f"{stored.key} was replaced")
+        told = known.metadata if metadata is None else metadata
+        if localmeta.TARGET in told or (stored.key.endswith("/") and key != stored.key):
+            return await self.put(key, b"", replaces=replaces, metadata=told)
+        if key == stored.key and localmeta.TARGET not in known.metadata:
+            if replaces is None or replaces.version != stored.version:
+                raise Stale(f"{key} is there already, or was replaced")
+            return _described(key, await self._written(self._writer.describe, stored, told))
+        return _described(key, await self._written(self._copy, stored, key, replaces, told))
+
+    def _copy(
+        self, stored: StoredObject, key: str, replaces: StoredObject | None, told: Mapping[str, str]
+    ) -> os.stat_result:
+        with self._object(stored.key) as found, _readable(found.descriptor) as source:
+            check = partial(_check_open, stored, source)
+            check()
+            return self._writer.copy(source, key, replaces, told, check)
 
     async def delete(self, stored: StoredObject) -> None:
         """Remove this version."""
@@ -117,7 +168,7 @@ class LocalStore:
 
     async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
         """Begin an upload in parts."""
-        return await self._written(self._writer.start, key)
+        return await self._written(self._writer.start, key, metadata)
 
     async def put_part(self, key: str, upload: str, number: int, body: Body) -> Part:
         """Keep a part."""
@@ -150,17 +201,55 @@ class LocalStore:
 
     # -- opening ----------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _found(self, key: str) -> Iterator[int]:
+    def _open(self, key: str, flags: int = 0) -> int:
         """An O_PATH descriptor of what a key leads to, inside the root. Errors of the system as ours."""
         try:
-            descriptor = os.open(self._path(key), os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(self._path(key), os.O_PATH | os.O_CLOEXEC | flags)
         except OSError as error:
             raise self._translated(error, key) from error
+        if not self._is_inside(descriptor):
+            os.close(descriptor)
+            raise NotFound(f"no such object: {key!r}")
+        return descriptor
+
+    def _open_object(self, key: str) -> Found:
+        """What stands at a key: a file, the text of a link, or (of a key that ends in "/") a folder."""
+        link = self._open(key, os.O_NOFOLLOW)
+        status = os.fstat(link)
+        if not stat.S_ISLNK(status.st_mode):
+            if (stat.S_ISDIR if key.endswith("/") else stat.S_ISREG)(status.st_mode):
+                return Found(link, status)
+            os.close(link)
+            raise NotFound(f"no such object: {key!r}")
+        text = os.readlink("", dir_fd=link)
         try:
-            if not self._is_inside(descriptor):
-                raise NotFound(f"no such object: {key!r}")
+            target = self._open(key)
+        except (NotFound, Denied):
+            return Found(link, status, text)
+        followed = os.fstat(target)
+        if not stat.S_ISREG(followed.st_mode):
+            os.close(target)
+            return Found(link, status, text)
+        os.close(link)
+        return Found(target, followed, text)
+
+    @contextlib.contextmanager
+    def _object(self, key: str) -> Iterator[Found]:
+        found = self._open_object(key)
+        with self._closing(found.descriptor, key):
+            yield found
+
+    @contextlib.contextmanager
+    def _found(self, key: str) -> Iterator[int]:
+        """An O_PATH descriptor of the file or folder that a key leads to."""
+        descriptor = self._open(key)
+        with self._closing(descriptor, key):
             yield descriptor
+
+    @contextlib.contextmanager
+    def _closing(self, descriptor: int, key: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise self._translated(error, key) from error
         finally:
@@ -195,17 +284,16 @@ class LocalStore:
 
     def _read(self, stored: StoredObject, offset: int, length: int, flags: int) -> bytearray | None:
         """A range; with RWF_NOWAIT None when that would wait for the disk."""
-        with self._found(stored.key) as found:
-            _check(stored, _regular(found, stored.key))
-            # O_NONBLOCK: should it have become something else, opening it must not wait either.
-            flags_of_open = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            descriptor = os.open(f"/proc/self/fd/{found}", flags_of_open)
-            try:
-                body = bytearray(length)
-                done = _fill(descriptor, body, offset, flags)
-                _check(stored, os.fstat(descriptor))
-            finally:
-                os.close(descriptor)
+        with self._object(stored.key) as found:
+            _check(stored, found.status)
+            if found.is_link:
+                body = bytearray(os.fsencode(found.text or ""))[offset : offset + length]
+                done = len(body)
+            else:
+                with _readable(found.descriptor) as descriptor:
+                    body = bytearray(length)
+                    done = _fill(descriptor, body, offset, flags)
+                    _check(stored, os.fstat(descriptor))
         if done == length:
             return body
         if flags:
@@ -220,17 +308,26 @@ class LocalStore:
         prefixes: list[str] = []
         waiting = [(folder, start)]
         while waiting:
-            for key, status in self._children(*waiting.pop()):
+            folder, start = waiting.pop()
+            children = self._children(folder, start)
+            for key, status in children:
                 if not stat.S_ISDIR(status.st_mode):
                     objects.append(_described(key, status))
                 elif delimiter:
                     prefixes.append(key + "/")
                 else:
                     waiting.append((key + "/", ""))
+            if not children and not delimiter and folder and not start:
+                with contextlib.suppress(NotFound):  # the marker of an empty folder
+                    objects.append(self._marker(folder))
         return Page(tuple(objects), tuple(prefixes))
 
+    def _marker(self, folder: str) -> StoredObject:
+        with self._object(folder) as found:
+            return _described(folder, found.status)
+
     def _children(self, folder: str, start: str) -> Sequence[tuple[str, os.stat_result]]:
-        """Regular files and folders directly in a folder, and what links that stay inside lead to."""
+        """Files and folders directly in a folder, what links that stay inside lead to, and other links."""
         try:
             with self._found(folder) as found:
                 if not stat.S_ISDIR(os.fstat(found).st_mode):
@@ -248,20 +345,17 @@ class LocalStore:
         return [(folder + name, status) for name, status in children if status is not None and name != hidden]
 
     def _status(self, entry: os.DirEntry[str], folder: str) -> os.stat_result | None:
-        """Of a regular file or a folder; None for anything else, and for what went away meanwhile."""
-        if entry.is_symlink():
-            try:
-                with self._found(folder + entry.name) as found:
-                    status = os.fstat(found)
-            except (NotFound, Denied):
-                return None
-            if stat.S_ISDIR(status.st_mode) and self._is_loop(folder, status):
-                return None
-        else:
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                return None
+        """Of a regular file, a folder or a link; None for anything else, and for what went away meanwhile."""
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            with contextlib.suppress(NotFound, Denied), self._found(folder + entry.name) as found:
+                target = os.fstat(found)
+                is_folder = stat.S_ISDIR(target.st_mode) and not self._is_loop(folder, target)
+                return target if is_folder or stat.S_ISREG(target.st_mode) else status
+            return status
         return status if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
     def _is_loop(self, folder: str, status: os.stat_result) -> bool:
@@ -289,11 +383,19 @@ def _fill(descriptor: int, body: bytearray, offset: int, flags: int) -> int:
     return done
 
 
-def _regular(descriptor: int, key: str) -> os.stat_result:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise NotFound(f"no such object: {key!r}")
-    return status
+@contextlib.contextmanager
+def _readable(found: int) -> Iterator[int]:
+    """What an O_PATH descriptor is of, open for reading."""
+    # O_NONBLOCK: should it have become something else, opening it must not wait either.
+    descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_open(stored: StoredObject, descriptor: int) -> None:
+    _check(stored, os.fstat(descriptor))
 
 
 def _check(stored: StoredObject, status: os.stat_result) -> None:
@@ -302,8 +404,12 @@ def _check(stored: StoredObject, status: os.stat_result) -> None:
 
 
 def _version(status: os.stat_result) -> str:
+    """Of a folder the inode number alone: what it holds has versions of its own."""
+    if stat.S_ISDIR(status.st_mode):
+        return f"folder-{status.st_ino:x}"
     return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
 
 
 def _described(key: str, status: os.stat_result) -> StoredObject:
-    return StoredObject(key, status.st_size, _version(status), status.st_mtime_ns)
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return StoredObject(key, size, _version(status), status.st_mtime_ns)

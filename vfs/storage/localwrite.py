@@ -3,7 +3,7 @@
 A body is written to a file in `.reelfs-uploads` in the folder's root (which is never listed), made durable,
 and renamed: onto nothing (RENAME_NOREPLACE), or exchanged with what is there (RENAME_EXCHANGE) and exchanged
 back should that turn out to be another version. Folders are entered step by step, so that no symbolic link
-leads out.
+leads out. A folder that loses its last file stays: folders are made and removed by their markers.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from vfs.errors import Denied, NotFound, Stale, StoreError
 from vfs.spans import StoredObject
+from vfs.storage import localmeta
 from vfs.storage.base import Body, Part
 
 #: Where bodies wait for their names; the one folder below the root that is not listed.
@@ -27,6 +30,8 @@ _NOREPLACE, _EXCHANGE = 1, 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
 
+T = TypeVar("T")
+Metadata = Mapping[str, str]
 Inside = Callable[[int], bool]
 Version = Callable[[os.stat_result], str]
 
@@ -39,28 +44,79 @@ class Writer:
         self._inside = inside
         self._version = version
 
-    def put(self, key: str, body: Body, replaces: StoredObject | None) -> os.stat_result:
-        """Store a file. Raises Stale, NotFound, Denied, StoreError."""
+    def put(
+        self, key: str, body: Body, replaces: StoredObject | None, metadata: Metadata | None
+    ) -> os.stat_result | None:
+        """Store a file, make a symbolic link (None: the store looks itself) or a folder.
+
+        Raises Stale, NotFound, Denied, StoreError.
+        """
+        told = metadata or {}
+        with self._errors(key):
+            if key.endswith("/"):
+                return self._make_folder(key, body, replaces, told)
+            if localmeta.TARGET in told:
+                self._make_link(key, replaces, told)
+                return None
+            with self._waiting() as (path, descriptor):
+                _write_all(descriptor, memoryview(body))
+                return self._publish(key, path, descriptor, replaces, told)
+
+    def copy(
+        self,
+        source: int,
+        key: str,
+        replaces: StoredObject | None,
+        metadata: Metadata,
+        check: Callable[[], None],
+    ) -> os.stat_result:
+        """Store a file that is open once more; its blocks are shared where the file system can.
+
+        check: raises Stale when the source has changed.
+        """
         with self._errors(key), self._waiting() as (path, descriptor):
-            _write_all(descriptor, memoryview(body))
-            return self._publish(key, path, descriptor, replaces)
+            _copy_all(source, descriptor)
+            check()
+            return self._publish(key, path, descriptor, replaces, metadata)
+
+    def describe(self, stored: StoredObject, metadata: Metadata) -> os.stat_result:
+        """Change the metadata of a file or folder where it is."""
+        with self._errors(stored.key), self._parent(stored.key, make=False) as (folder, name):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=folder)
+            try:
+                self._check_status(stored, os.fstat(descriptor))
+                localmeta.apply(descriptor, metadata, replace=True)
+                os.fsync(descriptor)
+                return os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
 
     def delete(self, stored: StoredObject) -> None:
         """Remove this version."""
         with self._errors(stored.key), self._parent(stored.key, make=False) as (folder, name):
-            self._check(stored, os.stat(name, dir_fd=folder))
-            os.unlink(name, dir_fd=folder)
+            self._check(stored, name, folder)
+            if stored.key.endswith("/"):
+                os.rmdir(name, dir_fd=folder)
+            else:
+                os.unlink(name, dir_fd=folder)
             os.fsync(folder)
 
-    def start(self, key: str) -> str:
+    def start(self, key: str, metadata: Metadata | None) -> str:
         """A folder for the parts of an upload; its name."""
-        upload = f"{secrets.token_hex(8)}.parts"
+
+        def make(uploads: str) -> str:
+            upload = f"{secrets.token_hex(8)}.parts"
+            os.mkdir(f"{uploads}/{upload}", 0o700)
+            return upload
+
         with self._errors(key):
-            os.makedirs(f"{self._root}/{UPLOADS}", mode=0o700, exist_ok=True)
+            upload = self._in_uploads(make)
             folder = f"{self._root}/{UPLOADS}/{upload}"
-            os.mkdir(folder, 0o700)
-            with open(f"{folder}/key", "wb") as file:
-                file.write(os.fsencode(key))
+            with open(f"{folder}/metadata", "w") as file:
+                json.dump(dict(metadata or {}), file)
+            with open(f"{folder}/key", "wb") as key_file:
+                key_file.write(os.fsencode(key))
         return upload
 
     def part(self, key: str, upload: str, number: int, body: Body) -> Part:
@@ -81,8 +137,10 @@ class Writer:
             for part in parts:
                 with open(f"{folder}/{part.number}", "rb") as file:
                     _copy_all(file.fileno(), descriptor)
+            with open(f"{folder}/metadata") as told:
+                metadata = json.load(told)
             try:
-                return self._publish(key, path, descriptor, replaces)
+                return self._publish(key, path, descriptor, replaces, metadata)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._tidy()
@@ -117,30 +175,90 @@ class Writer:
             raise NotFound(f"no such upload of {key}")
         return folder
 
+    def _in_uploads(self, make: Callable[[str], T]) -> T:
+        """Make something in the folder of uploads, which another writer may just be taking away, empty."""
+        folder = f"{self._root}/{UPLOADS}"
+        while True:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            try:
+                return make(folder)
+            except FileNotFoundError:
+                if not os.path.isdir(self._root):
+                    raise
+
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[tuple[str, int]]:
         """A new file without a name of its own yet; gone afterwards where it was not renamed."""
-        folder = f"{self._root}/{UPLOADS}"
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        path = f"{folder}/{secrets.token_hex(8)}.new"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+
+        def make(folder: str) -> tuple[str, int]:
+            path = f"{folder}/{secrets.token_hex(8)}.new"
+            return path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+
+        path, descriptor = self._in_uploads(make)
         try:
             yield path, descriptor
         finally:
             os.close(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            self._tidy()
+            self._drop(path)
 
-    def _publish(self, key: str, path: str, descriptor: int, replaces: StoredObject | None) -> os.stat_result:
+    def _drop(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._tidy()
+
+    def _make_link(self, key: str, replaces: StoredObject | None, told: Metadata) -> None:
+        """A symbolic link; where it leads is its reader's affair (`local` follows none that leads out)."""
+
+        def make(folder: str) -> str:
+            path = f"{folder}/{secrets.token_hex(8)}.new"
+            os.symlink(told[localmeta.TARGET], path)
+            return path
+
+        path = self._in_uploads(make)
+        try:
+            if (at := localmeta.mtime_ns(told)) is not None:
+                os.utime(path, ns=(at, at), follow_symlinks=False)
+            self._named(key, path, replaces)
+        finally:
+            self._drop(path)
+
+    def _make_folder(
+        self, key: str, body: Body, replaces: StoredObject | None, told: Metadata
+    ) -> os.stat_result:
+        if len(body):
+            raise StoreError(f"{key}: a folder has no bytes")
+        if replaces is not None:
+            return self.describe(replaces, told)
+        with self._parent(key, make=True) as (folder, name):
+            try:
+                os.mkdir(name, dir_fd=folder)
+            except FileExistsError:
+                raise Stale(f"{key} is there already") from None
+            descriptor = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+            )
+            try:
+                localmeta.apply(descriptor, told)
+                os.fsync(folder)
+                return os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _publish(
+        self, key: str, path: str, descriptor: int, replaces: StoredObject | None, told: Metadata
+    ) -> os.stat_result:
+        localmeta.apply(descriptor, told)
         os.fsync(descriptor)
+        self._named(key, path, replaces)
+        return os.fstat(descriptor)
+
+    def _named(self, key: str, path: str, replaces: StoredObject | None) -> None:
         with self._parent(key, make=replaces is None) as (folder, name):
             if replaces is None:
                 self._rename_new(path, folder, name, key)
             else:
                 self._exchange(path, folder, name, replaces)
             os.fsync(folder)
-        return os.fstat(descriptor)
 
     def _rename_new(self, path: str, folder: int, name: str, key: str) -> None:
         try:
@@ -150,24 +268,35 @@ class Writer:
 
     def _exchange(self, path: str, folder: int, name: str, replaces: StoredObject) -> None:
         """What comes out must be what was to be replaced, else it goes back."""
-        self._check(replaces, os.stat(name, dir_fd=folder))
+        before = self._check(replaces, name, folder)
         _renameat2(path, folder, name, _EXCHANGE)
-        try:
-            self._check(replaces, os.stat(path))
-        except Stale:
+        if self._version(os.stat(path, follow_symlinks=False)) != self._version(before):
             _renameat2(path, folder, name, _EXCHANGE)
-            raise
+            raise Stale(f"{replaces.key} was replaced")
 
-    def _check(self, stored: StoredObject, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise NotFound(f"{stored.key} is no file any more")
+    def _check(self, stored: StoredObject, name: str, folder: int) -> os.stat_result:
+        """What has the name must be this version; of a symbolic link its own or that of what it leads to."""
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            self._check_status(stored, status)
+        elif self._version(status) != stored.version:
+            try:
+                self._check_status(stored, os.stat(name, dir_fd=folder))
+            except OSError:
+                raise Stale(f"{stored.key} was replaced") from None
+        return status
+
+    def _check_status(self, stored: StoredObject, status: os.stat_result) -> None:
+        is_kind = stat.S_ISDIR if stored.key.endswith("/") else stat.S_ISREG
+        if not is_kind(status.st_mode):
+            raise NotFound(f"{stored.key} is no {'folder' if stored.key.endswith('/') else 'file'} any more")
         if self._version(status) != stored.version:
             raise Stale(f"{stored.key} was replaced")
 
     @contextlib.contextmanager
     def _parent(self, key: str, *, make: bool) -> Iterator[tuple[int, str]]:
         """A descriptor of the folder a key lies in, and its name there."""
-        *folders, name = parts = key.split("/")
+        *folders, name = parts = key.removesuffix("/").split("/")
         if "\0" in key or any(part in ("", ".", "..") for part in parts) or parts[0] == UPLOADS:
             raise StoreError(f"{key!r} cannot be the path of a file")
         at = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -204,6 +333,10 @@ class Writer:
         except PermissionError:
             raise Denied(f"{key}: permission denied") from None
         except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise Stale(f"{key} is not empty") from None
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise NotFound(f"{key} is gone") from None
             raise StoreError(f"{key}: {error.strerror}") from error
 
 

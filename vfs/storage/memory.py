@@ -99,7 +99,7 @@ class MemoryStore:
         spoil: Callable[[bytes], bytes] | None = None,
         hang: bool = False,
     ) -> None:
-        """Spoil the next `times` requests of an operation (`head`, `list`, `read`), for one key or for any.
+        """Spoil the next `times` requests of an operation (a method's name), for one key or for any.
 
         error: raised. spoil: what becomes of the bytes of a read. hang: no answer until cancelled.
         """
@@ -121,7 +121,7 @@ class MemoryStore:
         await self._asked(Request("list", prefix))
         found: dict[str, StoredObject | None] = {}
         for key, (described, _) in self._objects.items():
-            if key.startswith(prefix):
+            if key.startswith(prefix) and not (delimiter and key == prefix and key.endswith(delimiter)):
                 cut = key.find(delimiter, len(prefix)) if delimiter else -1
                 found[key if cut < 0 else key[: cut + len(delimiter)]] = described if cut < 0 else None
         names = sorted(name for name in found if token is None or name > token)
@@ -152,6 +152,22 @@ class MemoryStore:
         """Store an object, under the condition."""
         await self._asked(Request("put", key, 0, len(body)))
         return self._stored(key, bytes(body), replaces, metadata)
+
+    async def copy(
+        self,
+        stored: StoredObject,
+        key: str,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Store this version under another key too, or with other metadata."""
+        await self._asked(Request("copy", key, 0, stored.size))
+        now, body = self._get(stored.key)
+        if now.version != stored.version:
+            raise Stale(f"{stored.key} was replaced")
+        told = self._metadata.get(stored.key) if metadata is None else metadata
+        return self._stored(key, body, replaces, told)
 
     async def delete(self, stored: StoredObject) -> None:
         """Remove this version."""

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import botocore.exceptions
@@ -18,11 +19,12 @@ import trio
 
 from vfs.errors import BadBody, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage import r2write
+from vfs.storage import r2copy, r2write
 from vfs.storage.access import ABANDONED_THREADS, METADATA_THREADS, Access, Target, connect
 from vfs.storage.answers import Corrupt, check, is_suspect, quoted, short, translated
 from vfs.storage.base import Body, ObjectDetails, Page, Part
 from vfs.storage.signing import TROUBLE, Answer, Transfer
+from vfs.storage.upload import run_all
 
 T = TypeVar("T")
 
@@ -36,6 +38,8 @@ MAX_EXPIRES = 7 * 24 * 3600
 #: An object that came damaged once is read whole from then on, when it is no larger than this.
 DOUBTED_BYTES = 8 << 20
 MAX_DOUBTED = 1000
+#: Seconds for dropping the parts of a copy that failed; what stays ends with the service's own clearing.
+ABORT_SECONDS = 5.0
 
 
 def open_bucket(
@@ -110,7 +114,9 @@ class S3Store:
     def _page(self, client: Any, parameters: Mapping[str, Any]) -> Page:
         # boto3 asks for `encoding-type=url` by itself, and decodes: any key comes as it is.
         answer = client.list_objects_v2(Bucket=self._bucket, **parameters)
-        cut = len(self._prefix)
+        cut, marker = len(self._prefix), None
+        if "Delimiter" in parameters and parameters["Prefix"].endswith("/"):
+            marker = parameters["Prefix"]
         more = answer.get("IsTruncated", False)
         if more and not answer.get("NextContinuationToken"):
             raise BadBody("a page of a listing that says there are more, but not where")
@@ -118,6 +124,7 @@ class S3Store:
             tuple(
                 _described(item["Key"][cut:], item["Size"], item["ETag"], item["LastModified"])
                 for item in answer.get("Contents", ())
+                if item["Key"] != marker
             ),
             tuple(item["Prefix"][cut:] for item in answer.get("CommonPrefixes", ())),
             answer["NextContinuationToken"] if more else None,
@@ -161,19 +168,71 @@ class S3Store:
         replaces: StoredObject | None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Store an object by one PUT, under the condition."""
-        etag = await self._write(
+        """Store an object by one PUT, under the condition. Its time is that of the answer."""
+        etag, time = await self._write(
             key, replaces, lambda c, k: r2write.put(c, self._bucket, k, body, replaces, metadata)
         )
-        return await self._now(key, etag, len(body))
+        return _described(key, len(body), etag, time)
+
+    async def copy(
+        self,
+        stored: StoredObject,
+        key: str,
+        *,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Copy by one request, or in parts where it is too large for one. See `r2copy` for the conditions."""
+        if not self._is_possible(stored.key):
+            raise NotFound(f"no such object: {stored.key!r}")
+        if stored.size > r2copy.MOST_COPIED:
+            return await self._copy_in_parts(stored, key, replaces, metadata)
+        what = (stored, self._prefix + stored.key)
+        etag, time = await self._write(
+            key, replaces, lambda c, k: r2copy.whole(c, self._bucket, *what, k, replaces, metadata)
+        )
+        return _described(key, stored.size, etag, time)
+
+    async def _copy_in_parts(
+        self,
+        stored: StoredObject,
+        key: str,
+        replaces: StoredObject | None,
+        metadata: Mapping[str, str] | None,
+    ) -> StoredObject:
+        """R2 pins no part to a version: the source is looked at before and after all of them."""
+        what, step = (stored, self._prefix + stored.key), r2copy.part_size(stored.size)
+        upload = await self._write(
+            key, replaces, lambda c, k: r2copy.start(c, self._bucket, *what, k, replaces, metadata)
+        )
+
+        async def one(number: int, window: tuple[int, int]) -> None:
+            etag = await self._write(
+                key, None, lambda c, k: r2copy.part(c, self._bucket, *what, k, upload, number, window)
+            )
+            parts.append(Part(number, etag))
+
+        parts: list[Part] = []
+        try:
+            windows = [(at, min(at + step, stored.size)) for at in range(0, stored.size, step)]
+            await run_all(partial(one, number, window) for number, window in enumerate(windows, 1))
+            if (await self.head(stored.key)).object.version != stored.version:
+                raise Stale(f"{stored.key} was replaced")
+            parts.sort(key=lambda part: part.number)
+            return await self.complete_upload(key, upload, parts, replaces=replaces)
+        except BaseException:
+            with trio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(Exception):
+                await self.abort_upload(key, upload)
+            raise
 
     async def delete(self, stored: StoredObject) -> None:
         """Remove the object if it has this version. R2 knows no condition here: it is looked at just before,
-        and a version that comes between the look and the delete is lost."""
+        and a version that comes between the look and the delete is lost. (The condition is sent: others do.)
+        """
         now = (await self.head(stored.key)).object
         if now.version != stored.version:
             raise Stale(f"{stored.key} was replaced")
-        await self._write(stored.key, stored, lambda c, k: c.delete_object(Bucket=self._bucket, Key=k))
+        await self._write(stored.key, stored, lambda c, k: r2write.delete(c, self._bucket, k, stored))
 
     async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
         """Begin an upload in parts."""
@@ -192,7 +251,7 @@ class S3Store:
         etag = await self._write(
             key, replaces, lambda c, k: r2write.complete(c, self._bucket, k, upload, parts, replaces)
         )
-        return await self._now(key, etag, None)
+        return await self._now(key, etag)
 
     async def abort_upload(self, key: str, upload: str) -> None:
         """Drop an upload."""
@@ -217,10 +276,10 @@ class S3Store:
         except (NotFound, Stale) as error:
             raise r2write.refused(error, key, replaces) from None
 
-    async def _now(self, key: str, etag: str, size: int | None) -> StoredObject:
+    async def _now(self, key: str, etag: str) -> StoredObject:
         """What was just stored, as a listing will describe it. Raises Stale when it was replaced already."""
         stored = (await self.head(key)).object
-        if stored.version != etag or (size is not None and stored.size != size):
+        if stored.version != etag:
             raise Stale(f"{key} was stored, and replaced at once")
         return stored
 

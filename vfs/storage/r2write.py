@@ -6,8 +6,11 @@ of what it replaces. R2 has no versions: a bare PUT could not be taken back.
 
 from __future__ import annotations
 
+import contextlib
 import mimetypes
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from vfs.errors import NotFound, Stale, StoreError
@@ -17,6 +20,8 @@ from vfs.storage.base import Body, Part
 
 #: What a browser is told where the name says nothing.
 _ANY = "application/octet-stream"
+#: Of a folder marker, as other programs have it.
+_FOLDER = "application/x-directory"
 
 
 def condition(replaces: StoredObject | None) -> dict[str, str]:
@@ -26,6 +31,8 @@ def condition(replaces: StoredObject | None) -> dict[str, str]:
 
 def content_type(key: str) -> str:
     """By the extension of the key."""
+    if key.endswith("/"):
+        return _FOLDER
     return mimetypes.guess_type(key, strict=False)[0] or _ANY
 
 
@@ -36,17 +43,37 @@ def put(
     body: Body,
     replaces: StoredObject | None,
     metadata: Mapping[str, str] | None,
-) -> str:
-    """Store an object; its etag."""
+) -> tuple[str, datetime]:
+    """Store an object; its etag, and the time by the server's clock (by ours where it tells none)."""
     answer = client.put_object(
         Bucket=bucket,
         Key=key,
-        Body=bytes(body),
+        Body=sendable(body),
         ContentType=content_type(key),
         Metadata=dict(metadata or {}),
         **condition(replaces),
     )
-    return quoted(answer["ETag"])
+    return quoted(answer["ETag"]), _time_of(answer["ResponseMetadata"]["HTTPHeaders"])
+
+
+def sendable(body: Body) -> bytes | bytearray:
+    """What boto3 takes for bytes: the same ones, not copied unless they are a part of something."""
+    if not isinstance(body, memoryview):
+        return body
+    whole = body.obj
+    return whole if isinstance(whole, bytes | bytearray) and len(whole) == body.nbytes else bytes(body)
+
+
+def _time_of(headers: Mapping[str, str]) -> datetime:
+    for name in ("last-modified", "date"):
+        with contextlib.suppress(KeyError, ValueError):
+            return parsedate_to_datetime(headers[name])
+    return datetime.now(UTC)
+
+
+def delete(client: Any, bucket: str, key: str, stored: StoredObject) -> None:
+    """Remove an object if it has this version, where the service knows that condition."""
+    client.delete_object(Bucket=bucket, Key=key, IfMatch=stored.version)
 
 
 def start(client: Any, bucket: str, key: str, metadata: Mapping[str, str] | None) -> str:
@@ -59,7 +86,9 @@ def start(client: Any, bucket: str, key: str, metadata: Mapping[str, str] | None
 
 def part(client: Any, bucket: str, key: str, upload: str, number: int, body: Body) -> Part:
     """Send a part."""
-    answer = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=bytes(body))
+    answer = client.upload_part(
+        Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=sendable(body)
+    )
     return Part(number, quoted(answer["ETag"]))
 
 

@@ -83,13 +83,13 @@ async def send(
                 await sent(parts[number], length)
 
     missing = [number for number in range(1, part_count(size) + 1) if number not in parts]
-    await _all(partial(one, number) for number in missing)
+    await run_all(partial(one, number) for number in missing)
     ordered = [parts[number] for number in sorted(parts)]
     return await store.complete_upload(key, upload, ordered, replaces=replaces)
 
 
-async def _all(works: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run all; the first failure ends the others and is raised as it is."""
+async def run_all(works: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Run all at once; the first failure ends the others and is raised as it is."""
     failure: list[Exception] = []
 
     async def guarded(work: Callable[[], Awaitable[None]], nursery: trio.Nursery) -> None:
