@@ -8,12 +8,15 @@
 
 `moto_server` knows S3's semantics (If-Match, 206, multipart etags) and copies every body: objects up to
 10 MB. `rclone_server` serves a folder (each folder in it is a bucket) at over 1 GB/s, checks signatures, and
-answers ranges with status 200. Both end with the `with` block, and by themselves when this process dies.
+answers ranges with status 200. `r2_server` does what R2 does where those do not (`tests/r2/operations.py`),
+takes bodies of any size, keeps its objects in a folder and has faults on demand. All end with the `with`
+block, and by themselves when this process dies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -21,14 +24,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.config
 import urllib3
+
+from tests.r2.faults import Entry, Fault
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -42,7 +48,7 @@ END_SECONDS = 5.0
 _LEASH = '("$@" </dev/null; kill -TERM 0) & read -r _; kill -TERM 0'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Server:
     """A running server. root: the folder of its buckets (rclone only). ca: its certificate, with TLS."""
 
@@ -126,6 +132,67 @@ def rclone_server(root: Path, *, certificate: tuple[Path, Path] | None = None) -
     scheme = "https" if certificate else "http"
     with running(command, f"{scheme}://127.0.0.1:{port}/") as url:
         yield Server(url, root, certificate[0] if certificate else None)
+
+
+class R2(Server):
+    """`tests/r2server.py`, with its faults and its log. It may be killed and started again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(f"http://127.0.0.1:{port}")
+        program = Path(__file__).with_name("r2server.py")
+        self._command = [sys.executable, str(program), "--folder", str(folder), "--port", str(port)]
+        self._running = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Run; again after `kill` with all that was stored, and without faults and log."""
+        self._running.enter_context(running(self._command, f"{self.url}/_r2/log"))
+
+    def kill(self) -> None:
+        """End it at once; requests under way get no answer."""
+        self._running.close()
+
+    def fault(self, fault: Fault) -> None:
+        """Let something go wrong."""
+        self._ask("POST", "faults", asdict(fault))
+
+    def heal(self) -> None:
+        """Let nothing go wrong any more."""
+        self._ask("DELETE", "faults")
+
+    def option(self, **options: object) -> None:
+        """rate: at most one write a second and key. etags: `md5` or `random`."""
+        self._ask("POST", "options", options)
+
+    def log(self) -> list[Entry]:
+        """Every request since the start, or since `forget`."""
+        return [Entry(**entry) for entry in self._ask("GET", "log")]
+
+    def forget(self) -> None:
+        """Begin the log anew."""
+        self._ask("DELETE", "log")
+
+    def count(self, operation: str) -> int:
+        """How often an operation was asked for."""
+        return sum(entry.operation == operation for entry in self.log())
+
+    def _ask(self, method: str, what: str, told: Mapping[str, object] | None = None) -> Any:
+        body = json.dumps(told or {}).encode()
+        asked = urllib.request.Request(f"{self.url}/_r2/{what}", body, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(asked, timeout=10) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def r2_server(folder: Path, *, rate: bool = False) -> Iterator[R2]:
+    """A server over a folder, which is made; it ends with the block."""
+    server = R2(folder, free_port())
+    server.start()
+    try:
+        server.option(rate=rate)
+        yield server
+    finally:
+        server.kill()
 
 
 def rclone_program() -> str:

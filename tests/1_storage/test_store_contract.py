@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import trio_test
 
-from tests.servers import Server, moto_server, rclone_server
+from tests.servers import Server, moto_server, r2_server, rclone_server
 from vfs.errors import NotFound, StoreError, Unavailable
 from vfs.storage.access import Access, Target, connect
 from vfs.storage.base import Store
@@ -179,18 +179,20 @@ class _Service(_Cases):
         yield store
 
     async def replace(self, store: Store, key: str, body: bytes) -> None:
-        prefix = store.url.removeprefix("s3://bucket/")
+        prefix = store.url.partition("://bucket/")[2]
         self.access.client.put_object(Bucket="bucket", Key=f"{prefix}/{key}", Body=body)
 
     async def remove(self, store: Store, key: str) -> None:
-        prefix = store.url.removeprefix("s3://bucket/")
+        prefix = store.url.partition("://bucket/")[2]
         self.access.client.delete_object(Bucket="bucket", Key=f"{prefix}/{key}")
 
 
 @contextlib.contextmanager
-def _connected(server: Server) -> Iterator[Access]:
+def _connected(server: Server, scheme: str = "s3") -> Iterator[Access]:
     server.fill("bucket", {})
-    access = connect(Target("s3", "bucket", "", 10.0, 8, server.environ))
+    environ = server.environ | {"R2_ENDPOINT": server.url}
+    target = Target(scheme, "bucket", "", 10.0, 8, environ)
+    access = connect(target)
     yield access
     access.close()
 
@@ -213,6 +215,20 @@ class TestMoto(_Service):
     @pytest.fixture(autouse=True)
     def _opened(self, moto: Access) -> None:
         self.access = moto
+
+
+@pytest.fixture(scope="module", params=["md5", "random"])
+def r2(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Access]:
+    """With etags of either kind: nothing relies on what they are made of."""
+    with r2_server(tmp_path_factory.mktemp("r2")) as server, _connected(server, "r2") as access:
+        server.option(etags=request.param)
+        yield access
+
+
+class TestR2(_Service):
+    @pytest.fixture(autouse=True)
+    def _opened(self, r2: Access) -> None:
+        self.access = r2
 
 
 class TestRclone(_Service):

@@ -274,6 +274,8 @@ class S3Store:
         try:
             return await self._ask(key, lambda client: call(client, self._prefix + key))
         except (NotFound, Stale) as error:
+            if isinstance(error, Stale) and replaces is not None:
+                await self.head(key)  # R2 says the same of what is gone: then NotFound
             raise r2write.refused(error, key, replaces) from None
 
     async def _now(self, key: str, etag: str) -> StoredObject:
