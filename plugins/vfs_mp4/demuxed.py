@@ -30,7 +30,7 @@ from vfs import (
     in_worker,
     parse_derived,
 )
-from vfs_mp4 import boxes, demuxwork, frames, index, plan, segments, splice
+from vfs_mp4 import boxes, clips, demuxwork, frames, index, plan, segments, splice
 from vfs_mp4.boxes import Notes
 from vfs_mp4.demuxio import BUFFER, DEMUXERS
 from vfs_mp4.demuxwork import Located, Rows
@@ -181,8 +181,8 @@ def _spliced(window: Window, derived: Derived) -> tuple[Layout, int]:
         made = segments.made(window, sound=derived.selection.is_range)
         return made.layout, made.index
     if derived.mode == "key":
-        return splice.from_key(window), window.first - splice.back_to_key(window).first
-    return splice.exact(window), 0
+        return clips.from_key(window), window.first - splice.back_to_key(window).first
+    return clips.exact(window), 0
 
 
 def _movie(place: Place, located: Located) -> Movie:

@@ -7,12 +7,12 @@ tfhd, that of trex (FFmpeg writes the duration in tfhd and 0 in trex). Layouts: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vfs import Damaged
-from vfs_mp4 import boxes
+from vfs_mp4 import boxes, groups
 from vfs_mp4.boxes import Box, Notes
 from vfs_mp4.index import Defaults
 from vfs_mp4.model import Samples, Ticks
@@ -137,7 +137,9 @@ def _traf(
             rows = _trun(data, box, head, time, cursor)
             time += int(rows.dur.sum())
             parts.append(rows)
-    return head.track_id, begin, concatenate(parts)
+    rows = concatenate(parts)
+    rows = replace(rows, sync=rows.sync | groups.starts_in_fragment(data, inner, len(rows)))
+    return head.track_id, begin, rows
 
 
 def _header(data: bytes, box: Box, cursor: _Cursor, defaults: Mapping[int, Defaults]) -> _Header:

@@ -7,7 +7,7 @@ there and the lie is noted; a track that cannot be used is kept with `usable=Fal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfs import Damaged
-from vfs_mp4 import boxes, uniform
+from vfs_mp4 import boxes, groups, uniform
 from vfs_mp4.boxes import Box, Notes
 from vfs_mp4.model import Edit, Samples, Ticks, Track
 
@@ -114,16 +114,19 @@ def _track(data: bytes, trak: Box, room: _Room, fragmented: bool) -> Track | Non
     handler = "" if hdlr is None else boxes.name_of(data[hdlr.body + 8 : hdlr.body + 12])
     info = [] if minf is None else boxes.inside(data, minf, notes, 4)
     stbl = boxes.first(info, b"stbl")
-    tables = {} if stbl is None else _by_kind(boxes.inside(data, stbl, notes, 5))
+    inner_tables = [] if stbl is None else boxes.inside(data, stbl, notes, 5)
+    tables, grouped = _by_kind(inner_tables), groups.read(data, inner_tables, notes)
     copied = {"tkhd": tkhd, "mdhd": mdhd, "hdlr": hdlr, "stsd": tables.get(b"stsd")}
     copied["media_header"] = next((box for box in info if box.kind in _MEDIA_HEADERS), None)
-    copied["sgpd"], copied["tref"] = tables.get(b"sgpd"), boxes.first(inner, b"tref")
+    copied["tref"] = boxes.first(inner, b"tref")
     entries = _entries(data, tables.get(b"stsd"), notes)
     codec = boxes.name_of(_format(data, entries[0], handler, notes)) if entries else ""
     unit = (
         uniform.unit(codec, boxes.whole(data, tables[b"stsd"]), _constant_size(data, tables)) if codec else 0
     )
     samples = _usable_samples(data, tables, room, number, unit)
+    if any(one.kind in groups.STARTS for one in grouped):
+        samples = replace(samples, sync=samples.sync | groups.starts(grouped, len(samples)))
     usable = timescale > 0 and bool(entries) and (fragmented or len(samples) > 0)
     if not usable:
         what = "timescale" if timescale <= 0 else "sample description" if not entries else "samples"
@@ -140,6 +143,7 @@ def _track(data: bytes, trak: Box, room: _Room, fragmented: bool) -> Track | Non
         encrypted=any(entry.kind in _ENCRYPTED for entry in entries),
         usable=usable,
         unit=unit,
+        groups=grouped,
     )
 
 

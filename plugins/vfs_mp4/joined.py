@@ -205,7 +205,7 @@ def _joined_lane(lane: _Lane, clips: Sequence[Clip], regions: Sequence[_Region])
         description=np.ones(len(dts), np.int32),
     )
     boxes = {**(tracks[0].boxes or {}), "stsd": stsd}
-    track = replace(tracks[0], timescale=timescale, samples=samples, boxes=boxes)
+    track = replace(tracks[0], timescale=timescale, samples=samples, boxes=boxes, groups=())
     lift = max(0, -int(cts.min()))
     edits = tuple((length, media if media < 0 else media + lift) for length, media in line.edits)
     return Part(track, np.arange(len(dts)), samples.dur, cts + lift, edits)

@@ -60,15 +60,29 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
+class Grouping:
+    """The sample groups of one kind of a track (ISO/IEC 14496-12 8.9). kind: 4cc; described: the sgpd box.
+
+    ends, index: runs of samples in decode order: up to `ends` they have description `index`, 0 = none.
+    """
+
+    kind: str
+    described: bytes
+    ends: Ticks
+    index: Ticks
+
+
+@dataclass(frozen=True, eq=False)
 class Track:
     """One track: its tables, and the boxes that are copied byte for byte into what is spliced from it.
 
     handler: `vide`, `soun`, `text`, ... codec: 4cc of the first sample entry (`avc1`, `hvc1`, `mp4a`; the
     original format for an encrypted entry). boxes: whole boxes, header included, by 4cc: `tkhd`, `mdhd`,
-    `hdlr`, the media header (`vmhd`, `smhd`, `nmhd`, ...) under the key `media_header`, `stsd`, and `sgpd`
-    and `tref` where present. encrypted: an `encv`/`enca` sample entry. usable: False when nothing can be
+    `hdlr`, the media header (`vmhd`, `smhd`, `nmhd`, ...) under the key `media_header`, `stsd`, and
+    `tref` where present. encrypted: an `encv`/`enca` sample entry. usable: False when nothing can be
     derived (timescale 0, no samples), with the reason in `Movie.damage`. unit: of uncompressed sound the
     bytes of one instant (a sample of the file), of which a row of `samples` is a run; 0 = rows are samples.
+    groups: sample groups of the samples of the moov; those of `rap ` and `sync` are in `samples.sync`.
     """
 
     track_id: int
@@ -82,6 +96,21 @@ class Track:
     encrypted: bool = False
     usable: bool = True
     unit: int = 0
+    groups: tuple[Grouping, ...] = ()
+
+    @property
+    def references(self) -> dict[str, tuple[int, ...]]:
+        """Numbers of other tracks by kind of reference (`tref`; ISO/IEC 14496-12 8.3.3): `chap`, `tmcd`."""
+        data = (self.boxes or {}).get("tref", b"")
+        found, at = {}, 8
+        while at + 8 <= len(data):
+            size = int.from_bytes(data[at : at + 4], "big")
+            if not 8 <= size <= len(data) - at:
+                break
+            numbers = np.frombuffer(data[at + 8 : at + size - size % 4], ">u4")
+            found[data[at + 4 : at + 8].decode("latin-1")] = tuple(numbers.tolist())
+            at += size
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from vfs_mp4.plan import Window
 from vfs_mp4.ranges import Ranges
 from vfs_mp4.reels import Reels
 from vfs_mp4.segments import Verbatim
-from vfs_mp4.selecting import attributes, is_video, maybe_in_thread, window_of
+from vfs_mp4.selecting import attributes, clip, is_video, maybe_in_thread, window_of
 from vfs_mp4.storyboard import Storyboards
 from vfs_mp4.subtitles import Texts
 from vfs_mp4.userdata import UserClips
@@ -127,10 +127,9 @@ async def _node(place: Place, derived: Derived, hardware: Hardware) -> Node:
         layout, index = await _perfect(place, window, sound=derived.selection.is_range)
         about["start_frame_index"] = str(index)
     else:
-        make = splice.from_key if derived.mode == "key" else splice.exact
-        layout = await maybe_in_thread(window, make)
-        shown_first = splice.back_to_key(window).first if derived.mode == "key" else window.first
-        about["start_frame_index"] = str(window.first - shown_first)
+        played = splice.back_to_key(window) if derived.mode == "key" else window
+        layout = await clip(place, played)
+        about["start_frame_index"] = str(window.first - played.first)
     return Spliced(layout=layout, mtime_ns=place.mtime_ns, attributes=about)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import TypeVar
 
-from vfs import Place, Selection, in_thread
-from vfs_mp4 import plan, source, timeline
+from vfs import Layout, Place, Selection, in_thread
+from vfs_mp4 import clips, plan, source, timeline
 from vfs_mp4.model import Movie
 from vfs_mp4.plan import Window
 
@@ -61,6 +62,20 @@ async def maybe_in_thread(window: Window, make: Callable[[Window], R]) -> R:
     if window.last - window.first > SMALL:
         return await in_thread(make, window)
     return make(window)
+
+
+async def clip(place: Place, window: Window) -> Layout:
+    """The file that plays a window. Reads the four bytes of a timecode where there is one.
+
+    Raises Unsupported, Damaged, StoreError, Stale.
+    """
+    codes = {}
+    tracks = {track.track_id: track for track in window.movie.tracks}
+    for number, (row, since) in clips.timecodes_at(window).items():
+        data = await place.read(int(tracks[number].samples.offset[row]), 4)
+        if len(data) == 4:
+            codes[number] = int.from_bytes(data, "big") + since
+    return await maybe_in_thread(window, partial(clips.exact, codes=codes))
 
 
 def attributes(place: Place, selection: Selection, window: Window) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfs import Layout, Unsupported
-from vfs_mp4 import splice, timeline
+from vfs_mp4 import groups, splice, timeline
 from vfs_mp4.model import Movie, Ticks, Track
 from vfs_mp4.soundformat import Format
 from vfs_mp4.soundwork import Job, Run
@@ -131,7 +131,8 @@ def _rows(heard: Line, stretch: int, start: int, stop: int) -> Ticks:
     inside = heard.position[low:high]
     first = low + max(int(np.searchsorted(inside, start, "right")) - 1, 0)
     last = low + int(np.searchsorted(inside, stop, "left"))
-    return np.arange(max(first - heard.format.lead, 0), last)
+    lead = max(heard.format.lead, groups.lead(heard.track.groups))
+    return np.arange(max(first - lead, 0), last)
 
 
 def _run(heard: Line, rows: Ticks, start: int, stop: int, at: int) -> Run:

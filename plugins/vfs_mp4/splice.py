@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfs import Damaged, Extent, Inline, Layout, Span, StoredObject, Unsupported
-from vfs_mp4 import soundformat, timeline, write
+from vfs_mp4 import groups, soundformat, timeline, write
 from vfs_mp4.model import Movie, Ticks, Track
 from vfs_mp4.plan import Window
 from vfs_mp4.timeline import Shown
@@ -47,7 +47,8 @@ class Piece:
 class Part:
     """One track of a clip: the kept rows in decode order, new composition offsets, and the edits.
 
-    edits: (length in track ticks, media time in the clip; -1 = nothing). dur, cts: track ticks.
+    edits: (length in track ticks, media time in the clip; -1 = nothing). dur, cts: track ticks. made: where
+    rows is empty, the bytes of the one sample, which is not the source's.
     """
 
     track: Track
@@ -55,21 +56,20 @@ class Part:
     dur: Ticks
     cts: Ticks
     edits: tuple[tuple[Fraction, int], ...]
+    made: bytes = b""
+
+    @property
+    def columns(self) -> tuple[Ticks, Ticks, NDArray[np.int32]]:
+        """(offset, size, description) of the samples; a made one lies nowhere."""
+        if self.made:
+            return np.zeros(1, np.int64), np.array([len(self.made)]), np.ones(1, np.int32)
+        samples = self.track.samples
+        return samples.offset[self.rows], samples.size[self.rows], samples.description[self.rows]
 
     @property
     def length(self) -> Fraction:
         """Seconds on the player line."""
         return sum((length for length, _ in self.edits), Fraction(0)) / self.track.timescale
-
-
-def exact(window: Window) -> Layout:
-    """A file that plays exactly the frames of a window, with their sound."""
-    return progressive(window.movie, parts(window))
-
-
-def from_key(window: Window) -> Layout:
-    """The same from the key frame at or before the window: it plays alike where edit lists are ignored."""
-    return progressive(window.movie, parts(back_to_key(window)))
 
 
 def parts(window: Window) -> list[Part]:
@@ -158,7 +158,8 @@ def heard_shift(track: Track, order: Ticks, time: Ticks) -> Ticks:
 
 def _preroll(track: Track, row: int) -> int:
     """The row to begin decoding at so that `row` sounds as in a decode of the whole."""
-    return max(row - soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b"")), 0)
+    lead = soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b""))
+    return max(row - max(lead, groups.lead(track.groups)), 0)
 
 
 def _runs(values: Ticks) -> list[tuple[int, int]]:
@@ -217,29 +218,42 @@ def _steps(track: Track, low: int, high: int) -> Ticks:
 
 
 def common_timescale(tracks: Sequence[Track]) -> int:
-    """Ticks a second in which the lengths of all tracks are whole; that of the first if it fits no u32."""
-    common = lcm(*(track.timescale for track in tracks))
+    """Ticks a second in which the lengths of all tracks are whole; that of the first if it fits no u32.
+
+    Text is not counted among others: a tick more or less of it does no harm.
+    """
+    counted = [track for track in tracks if track.handler in ("vide", "soun")] or tracks
+    common = lcm(*(track.timescale for track in counted))
     return common if common <= write.U32 else tracks[0].timescale
 
 
-def progressive(movie: Movie, found: Sequence[Part], file_type: bytes | None = None) -> Layout:
-    """ftyp, moov and one mdat with the samples of all parts, in the order of the source.
+def progressive(
+    movie: Movie,
+    found: Sequence[Part],
+    file_type: bytes | None = None,
+    chapters: Sequence[tuple[int, bytes]] = (),
+) -> Layout:
+    """ftyp, moov and one mdat with the samples of all parts, in the order of the source; made ones first.
 
-    file_type: a whole ftyp box, None = that of a clip.
+    file_type: a whole ftyp box, None = that of a clip. chapters: those of `write.chapters`.
     """
-    offset = np.concatenate([part.track.samples.offset[part.rows] for part in found])
-    size = np.concatenate([part.track.samples.size[part.rows] for part in found])
-    check_inside(movie.object, offset, size)
-    order = np.argsort(offset, kind="stable")
+    columns = [part.columns for part in found]
+    offset, size = (np.concatenate([column[n] for column in columns]) for n in (0, 1))
+    made = np.concatenate([np.full(len(c[0]), bool(p.made)) for p, c in zip(found, columns, strict=True)])
+    stored = ~made
+    check_inside(movie.object, offset[stored], size[stored])
+    order = np.argsort(np.where(made, -1, offset), kind="stable")
     ordered = size[order]
     position = np.empty_like(size)
     position[order] = np.cumsum(ordered) - ordered
     head = file_type or _file_type(found)
-    blank = _moov(found, position)
+    blank = _moov(found, position, chapters)
     # All offsets are 64 bits: the length of the moov does not depend on where the data begins.
     base = len(head) + len(blank) + 16
-    front = head + _moov(found, position + base) + write.large_mdat_header(int(size.sum()))
-    return Layout([Inline(front), *extents(movie.object, offset[order], ordered)])
+    front = head + _moov(found, position + base, chapters) + write.large_mdat_header(int(size.sum()))
+    first = int(made.sum())
+    data = b"".join(part.made for part in found)
+    return Layout([Inline(front + data), *extents(movie.object, offset[order[first:]], ordered[first:])])
 
 
 def _file_type(found: Sequence[Part]) -> bytes:
@@ -261,27 +275,34 @@ def quicktime_sound(track: Track) -> bool:
     return track.codec in soundformat.QUICKTIME_PCM or stsd[32:34] not in (b"", b"\0\0")
 
 
-def _moov(found: Sequence[Part], position: Ticks) -> bytes:
+def _moov(found: Sequence[Part], position: Ticks, chapters: Sequence[tuple[int, bytes]]) -> bytes:
+    kept = frozenset(part.track.track_id for part in found)
     timescale = common_timescale([part.track for part in found])
     traks, longest, at = [], 0, 0
     for part in found:
         rows = [(round(length * timescale / part.track.timescale), media) for length, media in part.edits]
         duration = sum(length for length, _ in rows)
         longest = max(longest, duration)
-        tables = _tables(part, position[at : at + len(part.rows)])
-        at += len(part.rows)
+        tables = _tables(part, position[at : at + len(part.dur)])
+        at += len(part.dur)
         traks.append(
             write.trak(
-                part.track, duration=duration, media_duration=int(part.dur.sum()), edits=rows, tables=tables
+                part.track,
+                duration=duration,
+                media_duration=int(part.dur.sum()),
+                edits=rows,
+                tables=tables,
+                references=write.references(part.track, kept),
             )
         )
-    next_track = max(part.track.track_id for part in found) + 1
-    return write.box(b"moov", write.mvhd(timescale, longest, min(next_track, write.U32)), *traks)
+    header = write.mvhd(timescale, longest, min(max(kept) + 1, write.U32))
+    return write.box(b"moov", header, *traks, write.chapters(chapters))
 
 
 def _tables(part: Part, position: Ticks) -> bytes:
     samples, rows = part.track.samples, part.rows
-    size, description = samples.size[rows], samples.description[rows]
+    _, size, description = part.columns
+    count = len(size)
     starts = write.chunk_starts(position, size, description)
     if part.track.unit:
         each = size // part.track.unit
@@ -289,7 +310,7 @@ def _tables(part: Part, position: Ticks) -> bytes:
         return b"".join(
             (
                 write.uniform(part.track.unit, int(each.sum()), ticks),
-                write.stsc(starts, len(rows), description, each),
+                write.stsc(starts, count, description, each),
                 write.co64(position[starts]),
             )
         )
@@ -298,9 +319,10 @@ def _tables(part: Part, position: Ticks) -> bytes:
             write.stts(part.dur),
             write.ctts(part.cts),
             write.stss(samples.sync[rows]),
-            write.stsc(starts, len(rows), description),
+            write.stsc(starts, count, description),
             write.stsz(size),
             write.co64(position[starts]),
+            groups.cut(part.track.groups, rows),
         )
     )
 

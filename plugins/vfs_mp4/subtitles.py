@@ -12,6 +12,7 @@ import numpy as np
 
 from vfs import Bytes, Damaged, Directory, Layout, MediaError, Node, Place, TooBig, Unsupported, in_worker
 from vfs_mp4 import source, splice, textwork, timeline
+from vfs_mp4.clips import TEXT, nero_chapters
 from vfs_mp4.model import Movie, Track
 from vfs_mp4.selecting import is_video
 
@@ -19,7 +20,6 @@ from vfs_mp4.selecting import is_video
 CODE = "mp4.text.1"
 FOLDER, CHAPTERS = "subtitles", "chapters.txt"
 FORMATS = ("srt", "vtt")
-_TEXT = frozenset(("text", "sbtl", "subt", "clcp", "subp"))
 #: Most text of one track: a hundred hours of talk are some 5 MB.
 MAX_TEXT = 64 << 20
 _WHY = {
@@ -69,29 +69,14 @@ class Texts:
 
 def text_tracks(movie: Movie) -> list[Track]:
     """The tracks of text that are no chapters, in file order."""
-    chapters = set().union(*(_references(track, b"chap") for track in movie.tracks))
-    return [t for t in movie.tracks if t.handler in _TEXT and t.track_id not in chapters]
+    chapters = set().union(*(track.references.get("chap", ()) for track in movie.tracks))
+    return [t for t in movie.tracks if t.handler in TEXT and t.track_id not in chapters]
 
 
 def chapter_track(movie: Movie) -> Track | None:
     """The track of text that another names as its chapters (QuickTime File Format, track references)."""
-    wanted = set().union(*(_references(track, b"chap") for track in movie.tracks))
-    return next((t for t in movie.tracks if t.track_id in wanted and t.handler in _TEXT), None)
-
-
-def _references(track: Track, kind: bytes) -> set[int]:
-    """Track numbers in a box of `tref`."""
-    data = (track.boxes or {}).get("tref", b"")
-    at = 8
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if not 8 <= size <= len(data) - at:
-            break
-        if data[at + 4 : at + 8] == kind:
-            numbers = data[at + 8 : at + size]
-            return {int.from_bytes(numbers[i : i + 4], "big") for i in range(0, len(numbers) - 3, 4)}
-        at += size
-    return set()
+    wanted = set().union(*(track.references.get("chap", ()) for track in movie.tracks))
+    return next((t for t in movie.tracks if t.track_id in wanted and t.handler in TEXT), None)
 
 
 # ---------------------------------------------------------------- subtitles
@@ -181,21 +166,11 @@ async def _chapters(place: Place) -> bytes:
         found = list(zip(line.starts, names, strict=True))
     else:
         zero = round(movie.zero * 1000)
-        found = [(max(start - zero, 0), title) for start, title in nero_chapters(movie.chapters)]
+        found = [
+            (max(time // 10_000 - zero, 0), title.decode("utf-8", "replace"))
+            for time, title in nero_chapters(movie.chapters)
+        ]
     return metadata(found, round(movie.duration * 1000)).encode()
-
-
-def nero_chapters(chpl: bytes) -> list[tuple[int, str]]:
-    """(milliseconds, title) of a whole `chpl` box: a number of u64 in 100 ns, u8 length and title."""
-    at = 8 + (9 if chpl[8:9] == b"\1" else 5)
-    count, found = chpl[at - 1] if at <= len(chpl) else 0, []
-    for _ in range(count):
-        if at + 9 > len(chpl):
-            break
-        time, length = int.from_bytes(chpl[at : at + 8], "big"), chpl[at + 8]
-        found.append((time // 10_000, chpl[at + 9 : at + 9 + length].decode("utf-8", "replace")))
-        at += 9 + length
-    return found
 
 
 def metadata(found: Sequence[tuple[int, str]], duration: int) -> str:

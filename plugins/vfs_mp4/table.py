@@ -164,7 +164,9 @@ def joined(moov_tracks: Sequence[Track], moofs: Sequence[Moof], *, from_start: b
         parts += [m.rows[track.track_id] for m in moofs if track.track_id in m.rows]
         first = 0 if from_start else None
         rows = fragments.concatenate(parts, first) if parts else index.no_samples()
-        tracks.append(replace(track, samples=rows))
+        # Rows of groups count the samples of the moov, which a window of fragments does not begin with.
+        bare = tuple(replace(g, ends=g.ends[:0], index=g.index[:0]) for g in track.groups)
+        tracks.append(replace(track, samples=rows, groups=track.groups if from_start else bare))
     return tuple(tracks)
 
 

@@ -22,9 +22,9 @@ from vfs import (
     TooBig,
     in_thread,
 )
-from vfs_mp4 import database, splice
+from vfs_mp4 import database
 from vfs_mp4.database import Clips, Game, Row
-from vfs_mp4.selecting import attributes, maybe_in_thread, window_of
+from vfs_mp4.selecting import attributes, clip, window_of
 
 FOLDER = "raw_clips@"
 #: The database of a folder, in the order in which the application has named it.
@@ -119,7 +119,7 @@ async def _lookup(place: Place, name: str) -> Node | None:
     window = await window_of(game, selection)
     about = attributes(game, selection, window)
     try:
-        layout = await maybe_in_thread(window, splice.exact)
+        layout = await clip(game, window)
     except ValueError as error:  # An extent outside its object: the tables lie.
         raise Damaged(f"{game.path}: {error}") from error
     about["start_frame_index"] = "0"

@@ -20,6 +20,8 @@ U32 = 0xFFFFFFFF
 _UNITY = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 #: Sample flags of a fragment: depends on no other sample; depends on others and is no sync sample.
 SYNC_FLAGS, OTHER_FLAGS = 0x02000000, 0x01010000
+#: What of the references to other tracks is kept.
+_REFERENCES = frozenset(("chap", "tmcd"))
 #: Length of tkhd after its duration: reserved, layer, group, volume, matrix, width and height.
 _TKHD_TAIL = 60
 #: One edit: duration in movie ticks, media time in track ticks (-1 = nothing is shown).
@@ -61,15 +63,19 @@ def mvhd(timescale: int, duration: int, next_track: int) -> bytes:
 
 
 def tkhd(track: Track, duration: int) -> bytes:
-    """Track header: enabled, in the movie and its preview; matrix, size and volume are the source's."""
+    """Track header: enabled, in the movie and its preview; matrix, size and volume are the source's.
+
+    Of what is not seen or heard the flags are the source's: chapters are no subtitles.
+    """
     source = (track.boxes or {}).get("tkhd", b"")
+    flags = 7 if track.handler in ("vide", "soun") or len(source) < 12 else source[11]
     start = 8 + (36 if source[8:9] == b"\1" else 24)
     tail = source[start : start + _TKHD_TAIL]
     if len(tail) < _TKHD_TAIL:
         tail = bytes(16) + _UNITY + bytes(8)
     if duration > U32:
-        return full(b"tkhd", 1, 7, struct.pack(">QQIIQ", 0, 0, track.track_id, 0, duration), tail)
-    return full(b"tkhd", 0, 7, struct.pack(">IIIII", 0, 0, track.track_id, 0, duration), tail)
+        return full(b"tkhd", 1, flags, struct.pack(">QQIIQ", 0, 0, track.track_id, 0, duration), tail)
+    return full(b"tkhd", 0, flags, struct.pack(">IIIII", 0, 0, track.track_id, 0, duration), tail)
 
 
 def edts(rows: Sequence[EditRow]) -> bytes:
@@ -94,6 +100,24 @@ def _packed(language: str) -> int:
     letters = language.lower() if len(language) == 3 and language.isascii() and language.isalpha() else "und"
     first, second, third = (ord(letter) - 0x60 for letter in letters)
     return first << 10 | second << 5 | third
+
+
+def references(track: Track, kept: frozenset[int]) -> bytes:
+    """The `tref` of the source as far as it names kept tracks as chapters or timecode, else nothing."""
+    found = []
+    for kind, numbers in track.references.items():
+        left = [number for number in numbers if number in kept and number != track.track_id]
+        if kind in _REFERENCES and left:
+            found.append(box(kind.encode(), struct.pack(f">{len(left)}I", *left)))
+    return box(b"tref", *found) if found else b""
+
+
+def chapters(found: Sequence[tuple[int, bytes]]) -> bytes:
+    """`udta` with chapters as Nero writes them: (100 ns, title of at most 255 bytes), at most 255."""
+    if not found:
+        return b""
+    rows = b"".join(struct.pack(">QB", time, len(title)) + title for time, title in found[:255])
+    return box(b"udta", full(b"chpl", 1, 0, bytes(4), bytes([min(len(found), 255)]), rows))
 
 
 def _hdlr(track: Track) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vfs_mp4 import index, plan, segments, splice, timeline, write
+from vfs_mp4 import clips, index, plan, segments, splice, timeline, write
 from vfs_mp4.model import Edit, Fragment, Movie, Samples, Ticks, Track
 
 from vfs import Damaged, Extent, Inline, Layout, OutOfRange, StoredObject, parse_derived
@@ -133,7 +133,7 @@ def test_a_clip_read_back_shows_the_wanted_frames_and_times(of: Movie, data: st.
     first = data.draw(st.integers(0, len(shown) - 1))
     last = data.draw(st.integers(first, len(shown) - 1))
     wanted = plan.Window(of, video, shown, first, last)
-    clip, ranges = read_back(splice.exact(wanted))
+    clip, ranges = read_back(clips.exact(wanted))
     got = timeline.shown(clip, clip.tracks[0])
     assert shown_offsets(clip, ranges) == video.samples.offset[wanted.rows].tolist()
     assert (got.time - got.time[0]).tolist() == (shown.time[first : last + 1] - shown.time[first]).tolist()
@@ -151,7 +151,7 @@ def test_the_key_form_begins_with_a_key_frame_and_ends_alike(of: Movie, data: st
     first = data.draw(st.integers(0, len(shown) - 1))
     wanted = plan.Window(of, video, shown, first, data.draw(st.integers(first, len(shown) - 1)))
     back = splice.back_to_key(wanted)
-    clip, ranges = read_back(splice.from_key(wanted))
+    clip, ranges = read_back(clips.from_key(wanted))
     offsets = shown_offsets(clip, ranges)
     assert offsets == video.samples.offset[back.rows].tolist()
     assert offsets[-len(wanted.rows) :] == video.samples.offset[wanted.rows].tolist()
@@ -161,14 +161,14 @@ def test_two_edits_in_the_source_are_two_in_the_clip() -> None:
     edits = (Edit(200, 100), Edit(300, 700))
     of = movie(track(60, edits=edits))
     wanted = window(of, "f0-")
-    clip, ranges = read_back(splice.exact(wanted))
+    clip, ranges = read_back(clips.exact(wanted))
     assert shown_offsets(clip, ranges) == of.tracks[0].samples.offset[wanted.rows].tolist()
     assert len(clip.tracks[0].edits) == 2
 
 
 def test_media_between_two_edits_far_apart_is_not_kept() -> None:
     of = movie(track(1000, edits=(Edit(200, 0), Edit(200, 18_000))))
-    assert len(read_back(splice.exact(window(of, "f0-")))[0].tracks[0].samples) == 20
+    assert len(read_back(clips.exact(window(of, "f0-")))[0].tracks[0].samples) == 20
 
 
 def test_sound_and_pictures_share_a_clock_without_rounding() -> None:
@@ -177,7 +177,7 @@ def test_sound_and_pictures_share_a_clock_without_rounding() -> None:
         500, timescale=44_100, dur=np.full(500, 1024, np.int64), gop=1, handler="soun", number=2, base=10**6
     )
     of = movie(video, sound)
-    clip, _ = read_back(splice.exact(window(of, "f40-f70")))
+    clip, _ = read_back(clips.exact(window(of, "f40-f70")))
     assert clip.timescale % 15_360 == 0
     assert clip.timescale % 44_100 == 0
     assert clip.duration == 1
@@ -188,20 +188,20 @@ def test_sound_and_pictures_share_a_clock_without_rounding() -> None:
 def test_a_chunk_is_what_lies_together() -> None:
     """Samples with a gap between them are a chunk and a span each; without, one of all."""
     of = movie(track(30))
-    assert len(splice.exact(window(of, "f10-f20")).extents) == 10
+    assert len(clips.exact(window(of, "f10-f20")).extents) == 10
     samples = of.tracks[0].samples
     tight = replace(samples, offset=1000 + np.cumsum(samples.size) - samples.size)
     of = movie(replace(of.tracks[0], samples=tight))
-    assert len(splice.exact(window(of, "f10-f20")).extents) == 1
+    assert len(clips.exact(window(of, "f10-f20")).extents) == 1
 
 
-@pytest.mark.parametrize("form", [splice.exact, splice.from_key])
+@pytest.mark.parametrize("form", [clips.exact, clips.from_key])
 def test_samples_beyond_the_object_are_damage_for_their_range_alone(form: object) -> None:
     whole = movie(track(30))
     of = replace(whole, object=replace(OBJECT, size=int(whole.tracks[0].samples.offset[15])))
-    assert splice.exact(window(of, "f0-f10")).size > 0
+    assert clips.exact(window(of, "f0-f10")).size > 0
     with pytest.raises(Damaged):
-        splice.exact(window(of, "f12-f20"))
+        clips.exact(window(of, "f12-f20"))
 
 
 # ---------------------------------------------------------------- fragments
@@ -331,6 +331,6 @@ def test_layout_of_a_clip_of_a_long_movie_takes_milliseconds() -> None:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    spliced = best(lambda: splice.exact(wanted))
+    spliced = best(lambda: clips.exact(wanted))
     yardstick = best(lambda: np.argsort(np.random.default_rng(1).random(300_000)))
     assert spliced < yardstick

@@ -20,7 +20,8 @@ import mp4_exact  # noqa: E402
 import mp4_sound  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
 from vfs_mp4 import subtitles  # noqa: E402
-from vfs_mp4.subtitles import Texts, metadata, nero_chapters  # noqa: E402
+from vfs_mp4.clips import nero_chapters  # noqa: E402
+from vfs_mp4.subtitles import Texts, metadata  # noqa: E402
 
 from vfs import Bytes, Damaged, Directory, Unsupported  # noqa: E402
 
@@ -198,9 +199,9 @@ def _resized(data: bytearray, more: int) -> bytearray:
 def test_lying_nero_boxes_are_cut() -> None:
     row = struct.pack(">QB", 20_000_000, 3) + b"abc"
     whole = b"\0\0\0\x20chpl\1\0\0\0\0\0\0\0\2" + row + row
-    assert nero_chapters(whole) == [(2000, "abc"), (2000, "abc")]
-    assert nero_chapters(whole[:-4]) == [(2000, "abc")]
-    assert nero_chapters(b"\0\0\0\x20chpl\0\0\0\0\1" + row) == [(2000, "abc")]
+    assert nero_chapters(whole) == [(20_000_000, b"abc")] * 2
+    assert nero_chapters(whole[:-4]) == [(20_000_000, b"abc")]
+    assert nero_chapters(b"\0\0\0\x20chpl\0\0\0\0\1" + row) == [(20_000_000, b"abc")]
     assert nero_chapters(b"\0\0\0\x08chpl") == nero_chapters(b"") == []
     assert metadata([(5000, "late")], 3000) == (
         ";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=5000\nEND=5000\ntitle=late\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TypeVar, TypeVarTuple
 
-from vfs_mp4 import plan, splice, timeline
+from vfs_mp4 import clips, plan, timeline
 from vfs_mp4.index import parse_moov
 from vfs_mp4.model import Movie
 
@@ -51,7 +51,7 @@ def _movie(data: bytes, size: int) -> Movie:
 def _clip(movie: Movie, name: str) -> int:
     derived = parse_derived(name)
     assert derived is not None
-    return splice.exact(plan.locate(movie, derived.selection)).size
+    return clips.exact(plan.locate(movie, derived.selection)).size
 
 
 def _timed(work: Callable[[*Args], T], *arguments: *Args) -> tuple[T, float]:
