@@ -129,7 +129,7 @@ def mount(
     memory: Annotated[Text, typer.Option(metavar="SIZE", help="Memory for cached data, as 256MiB.")] = None,
     foreground: Annotated[Flag, typer.Option("--foreground", "-f", help="Stay in the foreground.")] = None,
     read_write: Annotated[
-        Flag, typer.Option("--read-write/--read-only", help="Writing is not available yet.")
+        Flag, typer.Option("--read-write/--read-only", help="Allow writing, or not (the default).")
     ] = None,
     allow_other: Annotated[Flag, typer.Option("--allow-other", help="Let other users in.")] = None,
     uid: Annotated[Text, typer.Option(metavar="N", help="Owner of all files, a number.")] = None,

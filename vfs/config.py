@@ -102,6 +102,38 @@ class PluginRules(_Table):
     block: Names = Field(default=(), description="names of plugins not to load")
 
 
+class WriteRules(_Table):
+    """`[write]`: what may be written, and when it is in the store."""
+
+    allow: Names = Field(
+        default=(), description="prefixes that may be written to (default with read_write: everything)"
+    )
+    protect: Names = Field(
+        default=("games/",),
+        description="prefixes, at any depth, whose existing objects are never changed or removed",
+    )
+    fsync: Literal["store", "local"] = Field(
+        default="store", description="what fsync waits for: the store, or the journal on the local disk"
+    )
+    delay: Seconds = Field(default=1.0, description="a closed file is left alone this long before it is sent")
+    dir: OptionalPath = Field(
+        default=None, description="folder of the journal and of what is not sent yet (default: cache_dir)"
+    )
+    staging: Size = Field(
+        default=0, description="bytes that may wait or be written at one time (0: what the disk has)"
+    )
+    free_floor: Size = Field(default=256 * MIB, description="bytes that stay free on the disk they wait on")
+    flush_timeout: Seconds = Field(
+        default=60.0, description="unmounting waits this long for what is not sent yet; the rest stays"
+    )
+    trash_ttl: Seconds = Field(
+        default=7 * 86400.0, description="what is removed can be had back this long; 0: it is gone"
+    )
+    max_deletes_per_minute: int = Field(
+        default=1000, ge=0, description="removing more stored files is refused (0: any number)"
+    )
+
+
 class Settings(_Table):
     """All settings of a mount, checked. Immutable; sizes are bytes, times are seconds."""
 
@@ -118,9 +150,7 @@ class Settings(_Table):
         default=256 * MIB, ge=16 * MIB, description="blocks and derived tables kept in memory at most"
     )
     foreground: bool = Field(default=False, description="stay in the foreground and log to the terminal")
-    read_write: bool = Field(
-        default=False, description="allow writing (not available yet: such a mount is refused)"
-    )
+    read_write: bool = Field(default=False, description="allow writing, within the rules of `[write]`")
     allow_other: bool = Field(default=False, description="other users may use the mount")
     uid: int | None = Field(
         default=None, ge=0, description="owner shown for every file (default: who mounts)"
@@ -155,6 +185,7 @@ class Settings(_Table):
     )
     workers: Workers = Workers()
     plugins: PluginRules = PluginRules()
+    write: WriteRules = WriteRules()
     plugin_tables: dict[str, dict[str, Any]] = Field(default={}, alias="plugin")
     #: key -> where its value was given; keys that kept their default are not in it.
     origins: dict[str, str] = Field(default={}, repr=False)
@@ -163,6 +194,16 @@ class Settings(_Table):
     def is_local(self) -> bool:
         """True when the source is a folder of this machine: nothing is worth a disk cache."""
         return _is_local(self.source)
+
+    @property
+    def writes(self) -> bool:
+        """True for a mount that can be written to: by `read_write`, or by prefixes in `write.allow`."""
+        return self.read_write or bool(self.write.allow)
+
+    @property
+    def write_dir(self) -> Path:
+        """Where what is written waits."""
+        return self.write.dir or self.cache_dir or default_cache_dir(os.environ)
 
     def plugin(self, name: str) -> Mapping[str, Any]:
         """The table `[plugin.NAME]`, empty when there is none; a plugin checks its own keys."""

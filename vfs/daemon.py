@@ -35,6 +35,7 @@ from vfs.fuse import Adapter, Look, OpensLayouts
 from vfs.fuse_guard import only_cause
 from vfs.telemetry import Status
 from vfs.tree import Tree
+from vfs.write.session import WriteSession
 
 log = logging.getLogger("vfs.daemon")
 
@@ -68,6 +69,10 @@ class Source(Protocol):
     def status(self) -> Status:
         """Where is counted."""
 
+    @property
+    def writing(self) -> WriteSession | None:
+        """Writing, where it is enabled."""
+
     async def warm(self) -> None:
         """What can be made ready ahead, once the mount answers."""
 
@@ -95,7 +100,15 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
             time.time_ns(),
         )
         root = await opened.tree.root()
-        adapter = Adapter(opened.tree, opened.reader, root, look, opened.status, callers)
+        adapter: Adapter
+        if opened.writing is not None:
+            from vfs.fuse_write import WritableAdapter
+
+            adapter = WritableAdapter(
+                opened.tree, opened.reader, root, look, opened.status, callers, opened.writing
+            )
+        else:
+            adapter = Adapter(opened.tree, opened.reader, root, look, opened.status, callers)
         watch = fuse_loop.StallWatch(lambda seconds: opened.status.observe("loop_stall_seconds", seconds))
         with _mounted(adapter, mountpoint, settings):
             trio.lowlevel.add_instrument(watch)

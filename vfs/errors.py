@@ -11,6 +11,12 @@
     |- IsADirectory             EISDIR
     |- Denied                   EACCES     the store refused the credentials
     |- ReadOnly                 EROFS
+    |- Refused                  EPERM      a rule of this mount forbids it (the text names the setting)
+    |- AlreadyThere             EEXIST
+    |- NotEmpty                 ENOTEMPTY  a folder with something in it
+    |- NoRoom                   ENOSPC     no room where writes are staged, or in an object's metadata
+    |- NotHere                  EXDEV      cannot be moved: programs copy and delete instead
+    |- BadName                  EINVAL     a name that no key can carry back
     |- NameTooLong              ENAMETOOLONG
     |- TooBig                   EFBIG      larger than a stated limit
     |- Stale                    ESTALE     the version an open handle pins is gone
@@ -85,6 +91,42 @@ class ReadOnly(ReelfsError):
     """A write where writing is not enabled."""
 
     errno = errno.EROFS
+
+
+class Refused(ReelfsError):
+    """A rule of this mount forbids it; the text names the setting."""
+
+    errno = errno.EPERM
+
+
+class AlreadyThere(ReelfsError):
+    """A name that is to be created exists."""
+
+    errno = errno.EEXIST
+
+
+class NotEmpty(ReelfsError):
+    """A folder that is to go has something in it."""
+
+    errno = errno.ENOTEMPTY
+
+
+class NoRoom(ReelfsError):
+    """No room where writes are staged, or in the metadata of an object."""
+
+    errno = errno.ENOSPC
+
+
+class NotHere(ReelfsError):
+    """Cannot be moved there in one step: programs then copy and delete."""
+
+    errno = errno.EXDEV
+
+
+class BadName(ReelfsError):
+    """A name that no key can carry back."""
+
+    errno = errno.EINVAL
 
 
 class NameTooLong(ReelfsError):

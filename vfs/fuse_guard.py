@@ -26,6 +26,7 @@ ORDINARY = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
         *(errno.ENODATA, errno.EINVAL, errno.EROFS, errno.ESTALE, errno.EINTR, errno.EFBIG, errno.EOPNOTSUPP),
+        *(errno.EEXIST, errno.ENOTEMPTY, errno.EXDEV, errno.EINVAL),
     }
 )
 

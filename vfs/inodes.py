@@ -16,6 +16,7 @@ import xxhash
 from vfs.errors import Stale
 from vfs.names import parse_derived
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
+from vfs.spans import local_lineage
 from vfs.tree import Found
 
 #: FUSE_ROOT_ID of the kernel's protocol.
@@ -28,7 +29,13 @@ Identity = tuple[str, str, str]
 
 
 def identity(found: Found) -> Identity:
-    """What makes an inode another one: kind (file, directory, link), path, version."""
+    """What makes an inode another one: kind (file, directory, link), path, version.
+
+    A file that is written to stays the same through its versions and names, until the store has it.
+    """
+    stored = found.place.stored if found.place is not None else None
+    if stored is not None and (lineage := local_lineage(stored.version)) is not None:
+        return _KINDS[type(found.node)], lineage, ""
     return _KINDS[type(found.node)], _canonical(found), found.version
 
 
@@ -75,6 +82,8 @@ class Inodes:
 
     def __init__(self, root: Found) -> None:
         self._table: dict[int, Inode] = {ROOT: Inode(ROOT, root)}
+        self._adopted: dict[Identity, int] = {}
+        self._adoptees: dict[int, Identity] = {}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -94,6 +103,8 @@ class Inodes:
         if not found.path:
             return ROOT
         wanted = identity(found)
+        if (adopted := self._adopted.get(wanted)) is not None:
+            return adopted
         for number in _candidates(wanted):
             held = self._table.get(number)
             if held is None or identity(held.found) == wanted:
@@ -111,6 +122,29 @@ class Inodes:
             held.size = found.size
         return held
 
+    def adopt(self, number: int, found: Found) -> None:
+        """What the kernel knows by this number is by now this: it was moved, or written to."""
+        inode = self._table.get(number)
+        if inode is None:
+            return
+        wanted = identity(found)
+        self._disown(number)
+        self._adopted[wanted], self._adoptees[number] = number, wanted
+        inode.found, inode.size = found, found.size
+
+    def _disown(self, number: int) -> None:
+        known = self._adoptees.pop(number, None)
+        if known is not None and self._adopted.get(known) == number:
+            del self._adopted[known]
+
+    def known(self) -> list[Inode]:
+        """All that the kernel knows."""
+        return list(self._table.values())
+
+    def get(self, number: int) -> Inode | None:
+        """The inode of a number, or None."""
+        return self._table.get(number)
+
     def remember(self, found: Found) -> Inode:
         """The kernel is told of this: one more reference."""
         inode = self.peek(found)
@@ -126,6 +160,7 @@ class Inodes:
         inode.lookups -= references
         if inode.lookups <= 0:
             del self._table[number]
+            self._disown(number)
 
 
 def _candidates(wanted: Identity) -> Iterator[int]:

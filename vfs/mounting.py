@@ -28,8 +28,6 @@ def check(settings: Settings) -> Path:
     """The mountpoint, when it can be mounted on. Raises ConfigError: one line, with the mend."""
     if not settings.source or settings.mountpoint is None:
         raise ConfigError("a mount needs a source and a mountpoint")
-    if settings.read_write:
-        raise ConfigError("read_write: writing is not available yet, mount read-only")
     problems = [
         source_problem(settings.source),
         mountpoint_problem(settings.mountpoint, nonempty=settings.nonempty),
@@ -59,7 +57,14 @@ def options(settings: Settings) -> set[str]:
     an empty folder, which programs take for the truth).
     """
     chosen = {
-        *("default_permissions", "ro", "nosuid", "nodev", "noatime", "subtype=reelfs"),
+        *(
+            "default_permissions",
+            "rw" if settings.writes else "ro",
+            "nosuid",
+            "nodev",
+            "noatime",
+            "subtype=reelfs",
+        ),
         # pyfuse3 takes ASCII only, and a comma would end the option.
         f"fsname={quote(settings.source, safe='/:@+=._~-', errors='surrogateescape')}",
     }

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+
+import trio
 
 from vfs import workers
 from vfs.cache.blocks import BlockCache
@@ -27,6 +29,8 @@ from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
+from vfs.write.rules import Rules
+from vfs.write.session import WriteSession, merged_metadata, open_writing, staging_folder
 
 log = logging.getLogger("vfs.runtime")
 
@@ -47,6 +51,7 @@ class Runtime:
     tree: Tree
     status: Status
     plugins: Plugins
+    writing: WriteSession | None = None
 
     async def warm(self) -> None:
         """Start a worker and make it ready for what plugins will run there: the first frame is quick."""
@@ -55,6 +60,33 @@ class Runtime:
                 await workers.in_worker(function)
             except ReelfsError as error:
                 log.warning("no worker could be started ahead: %s", error)
+
+
+def _writing(
+    settings: Settings, store: GuardedStore, metadata: Metadata, reader: Reader
+) -> AbstractAsyncContextManager[WriteSession]:
+    """Writing, as the settings have it."""
+    rules = Rules(
+        allow=settings.write.allow or ("",),
+        protect=settings.write.protect,
+        max_deletes=settings.write.max_deletes_per_minute,
+        remote=store.remote,
+        clock=trio.current_time,
+    )
+    return open_writing(
+        staging_folder(settings.write_dir, store.url),
+        store,
+        metadata,
+        reader,
+        rules,
+        delay=settings.write.delay,
+        trash_seconds=settings.write.trash_ttl,
+        deadline=settings.deadline,
+        fsync_to_store=settings.write.fsync == "store",
+        limit=settings.write.staging,
+        floor=settings.write.free_floor,
+        flush_seconds=settings.write.flush_timeout,
+    )
 
 
 def _kept(settings: Settings, store: Store) -> Kept:
@@ -76,7 +108,11 @@ async def open_runtime(
     """
     plugins = load_plugins(settings.plugins.block, extra_plugins)
     async with AsyncExitStack() as stack:
-        guarded = GuardedStore(store or plugins.store(settings.source, settings), deadline=settings.deadline)
+        guarded = GuardedStore(
+            store or plugins.store(settings.source, settings),
+            deadline=settings.deadline,
+            writable=settings.writes,
+        )
         stack.push_async_callback(guarded.aclose)
         budget = Budget(settings.memory)
         disk = None
@@ -92,7 +128,7 @@ async def open_runtime(
             )
         )
         status = Status(settings, plugins=plugins, store=guarded, blocks=blocks, budget=budget)
-        metadata = Metadata(
+        metadata = (merged_metadata if settings.writes else Metadata)(
             guarded,
             dir_ttl=settings.dir_ttl,
             attr_ttl=settings.attr_ttl,
@@ -108,6 +144,10 @@ async def open_runtime(
             raise Unavailable(
                 f"{settings.source} cannot be reached: check the network and the endpoint ({error})"
             ) from None
+        writing = None
+        if settings.writes:
+            writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader))
+            writing.uploader.watch(status.watch)
         workers.configure(
             processes=settings.workers.processes,
             memory=settings.workers.memory,
@@ -134,4 +174,4 @@ async def open_runtime(
             show_derived=settings.show_derived,
             exposed={"explain": (lambda found: True, explained), "presigned_url": (is_stored, presigned)},
         )
-        yield Runtime(settings, guarded, budget, reader, tree, status, plugins)
+        yield Runtime(settings, guarded, budget, reader, tree, status, plugins, writing)

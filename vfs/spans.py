@@ -48,6 +48,15 @@ class DerivedObject(StoredObject):
     bulky: bool = field(default=False, compare=False)
 
 
+#: Versions of what is not in the store yet begin with this; no store's do.
+LOCAL = "local:"
+
+
+def local_lineage(version: str) -> str | None:
+    """What stays of the version of a file while it is written to; None for a version of the store."""
+    return version.split(".", 1)[0] if version.startswith(LOCAL) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Inline:
     """Synthesised bytes."""

@@ -29,7 +29,7 @@ log = logging.getLogger("vfs.telemetry")
 CLASS_A_USD_PER_MILLION = 4.50
 CLASS_B_USD_PER_MILLION = 0.36
 CLASSES: Mapping[str, str] = {
-    "get": "B", "head": "B", "list": "A", "put": "A", "copy": "A", "delete": "free",
+    "get": "B", "head": "B", "list": "A", "put": "A", "copy": "A", "delete": "free", "abort_upload": "free",
 }  # fmt: skip
 
 #: Reports kept: so many paths, each with its newest messages. An operator reads a few; a hostile bucket
@@ -81,6 +81,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("loop_stall_seconds", "histogram", "How long the event loop did not turn"),
     Metric("fuse_seconds", "histogram", "Time to answer the kernel, by operation", ("operation",)),
     Metric("fuse_bytes_read", "counter", "Bytes given to the kernel"),
+    Metric("fuse_bytes_written", "counter", "Bytes taken from the kernel"),
+    Metric("queue_files", "gauge", "Names that wait to be sent to the store"),
+    Metric("queue_bytes", "gauge", "Bytes that wait to be sent to the store"),
+    Metric("queue_age_seconds", "gauge", "How long the oldest of them waits"),
+    Metric("uploaded_bytes", "counter", "Bytes of files sent to the store"),
     Metric("open_files", "gauge", "Handles that are open now"),
     Metric("uptime_seconds", "gauge", "Seconds since the mount started"),
     Metric("offline", "gauge", "1 while the store cannot be reached"),

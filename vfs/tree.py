@@ -205,6 +205,16 @@ class Tree:
             raise KeyError(name)
         return await value(found)
 
+    def at(self, path: str, stored: StoredObject | FolderMark) -> Found:
+        """What a stored object or folder is under a path, with nobody asked."""
+        folder, _, name = path.rpartition("/")
+        place = StoredPlace(self._services, folder, f"{folder}/" if folder else "", None)
+        return self._stored(place, name, stored)
+
+    def folder_at(self, path: str) -> Found:
+        """A stored folder under a path, with nobody asked."""
+        return self._folder(StoredPlace(self._services, path, f"{path}/" if path else "", None))
+
     # -- stored folders ---------------------------------------------------------------------------------
 
     async def _in_folder(self, place: StoredPlace, name: str) -> Found | None:
@@ -300,7 +310,11 @@ class Tree:
         return self._metadata.remaining(place.prefix)
 
     async def _looked_up(self, place: StoredPlace, name: str, stored: StoredObject | FolderMark) -> Found:
-        """As listed, but for a file to be expanded that turns out to have the name of a container only."""
+        """As listed, but for a file to be expanded that turns out to have the name of a container only, and
+        for an empty one that turns out to be a symbolic link.
+        """
+        if isinstance(stored, StoredObject) and self._metadata.may_be_link(stored):
+            await self._metadata.ask_link(stored)
         found = self._stored(place, name, stored)
         if not (isinstance(stored, StoredObject) and isinstance(found.node, Directory)):
             return found
@@ -317,13 +331,19 @@ class Tree:
         file = place.file(stored)
         if self._expands(name, stored) and self._panel.of(file):
             return self._directory_of(file, _join(place.path, name))
-        node = Spliced(layout=Layout.whole(stored), mtime_ns=stored.mtime_ns)
+        whole = Spliced(layout=Layout.whole(stored), mtime_ns=stored.mtime_ns)
+        node: Node = whole
+        ttl = self._ttl(place)
+        if (target := self._metadata.link_target(stored)) is not None:
+            node = Symlink(target=target, mtime_ns=stored.mtime_ns)
+        elif self._metadata.may_be_link(stored):
+            ttl = 0.0  # a lookup will ask
         return Found(
             path=_join(place.path, name),
             node=node,
-            version=node.version,
+            version=whole.version,
             mtime_ns=stored.mtime_ns,
-            ttl=self._ttl(place),
+            ttl=ttl,
             sources=(stored,),
             attributes={"key": stored.key, "etag": stored.version},
             place=file,

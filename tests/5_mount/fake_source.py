@@ -26,6 +26,7 @@ from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Extent, Inline, Layout, StoredObject
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
+from vfs.write.session import WriteSession
 
 MTIME = 1_700_000_000_123_456_789
 BIG = 24 << 20
@@ -49,6 +50,7 @@ class Opened:
     tree: Tree
     reader: OpensLayouts
     status: Status
+    writing: WriteSession | None = None
 
     async def warm(self) -> None:
         """Nothing is."""

@@ -78,9 +78,7 @@ def test_a_folder_is_not_mounted_on_itself(tmp_path: Path, where: str) -> None:
         mounting.check(settings_of(source, mountpoint, nonempty=True))
 
 
-@pytest.mark.parametrize(
-    ("more", "said"), [({"read_write": True}, "not available yet"), ({"source": ""}, "a source and")]
-)
+@pytest.mark.parametrize(("more", "said"), [({"source": ""}, "a source and")])
 def test_settings_that_cannot_be_served(folders: tuple[Path, Path], more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         mounting.check(settings_of(folders[0], folders[1]).model_copy(update=more))
@@ -90,6 +88,7 @@ def test_the_options_of_the_mount(tmp_path: Path) -> None:
     plain = mounting.options(settings_of("s3://bucket/a,b é", tmp_path))
     assert {"default_permissions", "ro", "subtype=reelfs", "fsname=s3://bucket/a%2Cb%20%C3%A9"} <= plain
     assert not any(option.startswith(("max_read", "auto_unmount", "allow_other")) for option in plain)
+    assert "rw" in mounting.options(settings_of("s3://bucket", tmp_path, read_write=True))
     assert "allow_other" in mounting.options(settings_of("s3://bucket", tmp_path, allow_other=True))
 
 

@@ -167,7 +167,6 @@ def test_mount_says_what_is_wrong_before_it_starts_anything(tmp_path: Path, libr
     assert "does not exist: run `mkdir -p" in error_of(reelfs("mount", library, point), 2)
     point.mkdir()
     assert "no such folder" in error_of(reelfs("mount", tmp_path / "gone", point), 2)
-    assert "writing is not available yet" in error_of(reelfs("mount", library, point, "--read-write"), 2)
     assert "MOUNTPOINT is missing" in error_of(reelfs("mount", library), 2)
     assert "SOURCE is missing" in error_of(reelfs("mount"), 2)
     assert "is not empty" in error_of(reelfs("mount", library, library), 2)

@@ -230,7 +230,6 @@ def test_without_fusermount3(home: Path, point: Path, library: Path) -> None:
     [
         ("no_such=1", ("no_such",)),
         ("deadline=soon", ("deadline", "-o")),
-        ("read_write=true", ("read_write", "read-only")),
         ("=", ("-o",)),
     ],
 )

@@ -22,10 +22,11 @@ from vfs import names
 from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage.base import Page, Store
+from vfs.storage.base import LINK_METADATA, Page, Store, decoded
 
 log = logging.getLogger("vfs.cache.metadata")
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 #: Seconds an open waits to hear whether its version is still the stored one; a store that takes longer is
@@ -146,6 +147,7 @@ class Metadata:
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: OrderedDict[str, float] = OrderedDict()
+        self._links: dict[tuple[str, str], str] = {}
         self._flights: dict[Hashable, trio.Event] = {}
         self._walks = WalkAhead(self._siblings, self._whole, self._has_listing) if store.remote else None
         self._silent_until = -math.inf
@@ -260,6 +262,25 @@ class Metadata:
     def _answered(self) -> None:
         """The store is there."""
         self._is_silent, self._silent_until = False, -math.inf
+
+    # -- symbolic links -------------------------------------------------------------------------------
+
+    def link_target(self, stored: StoredObject) -> str | None:
+        """Where an object that is a symbolic link leads, as far as is known. See `may_be_link`."""
+        return self._links.get((stored.key, stored.version)) or None
+
+    def may_be_link(self, stored: StoredObject) -> bool:
+        """A symbolic link is an empty object; that it is one its metadata tells, which no listing does."""
+        return stored.size == 0 and self.store.remote and (stored.key, stored.version) not in self._links
+
+    async def ask_link(self, stored: StoredObject) -> None:
+        """Learn whether an empty object is a link; what is not there any more is none."""
+        try:
+            details = await self.store.head(stored.key)
+        except NotFound:
+            return
+        target = decoded(details.metadata.get(LINK_METADATA, ""))
+        self._remember(self._links, (stored.key, details.object.version), target, MAX_POINTS)
 
     def remaining(self, prefix: str) -> float:
         """Seconds for which what is known of a folder's names is still fresh."""
@@ -411,7 +432,7 @@ class Metadata:
             if listing is not None and name not in listing.folders:
                 listing.files[name] = now
 
-    def _remember(self, kept: dict[str, T], key: str, value: T, limit: int) -> None:
+    def _remember(self, kept: dict[K, T], key: K, value: T, limit: int) -> None:
         """Put at the end; drop the oldest past the limit."""
         kept.pop(key, None)
         kept[key] = value

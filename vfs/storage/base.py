@@ -15,6 +15,9 @@ a bucket: `mtime` (seconds since the epoch, decimal), `mode` (octal), `uid`, `gi
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +26,29 @@ from typing import Protocol, runtime_checkable
 from vfs.spans import StoredObject
 
 Body = bytes | bytearray | memoryview
+
+#: User metadata of an empty object that makes it a symbolic link: its text, as `encoded` writes it.
+LINK_METADATA = "symlink-target"
+#: RFC 2047, which R2 decodes when it stores and encodes when it answers.
+_ENCODED = re.compile(r"=\?utf-8\?b\?([A-Za-z0-9+/=]*)\?=", re.IGNORECASE)
+
+
+def encoded(text: str) -> str:
+    """Any text as the value of user metadata, which travels in an HTTP header."""
+    if text.isascii() and text.isprintable() and text == text.strip() and not _ENCODED.fullmatch(text):
+        return text
+    return f"=?UTF-8?B?{base64.b64encode(text.encode('utf-8', 'surrogateescape')).decode()}?="
+
+
+def decoded(value: str) -> str:
+    """What `encoded` was given; a value of somebody else's is itself."""
+    found = _ENCODED.fullmatch(value)
+    if not found:
+        return value
+    try:
+        return base64.b64decode(found[1], validate=True).decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError):
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,691 @@
+"""The names of a mount that is written to: create, remove, move. Each is whole in the journal or not at all.
+
+Facts are gathered first (that may wait for the store); then memory changes in one step without waiting, and
+the journal is told. What the store has is changed by the uploader, later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from vfs.cache.metadata import FolderMark, Stored
+from vfs.errors import (
+    AlreadyThere,
+    BadName,
+    IsADirectory,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    NotHere,
+    ReelfsError,
+)
+from vfs.spans import StoredObject
+from vfs.write.attributes import Attributes
+from vfs.write.book import NOTHING, Book
+from vfs.write.files import Files
+from vfs.write.journal import Journal
+from vfs.write.merged import MergedMetadata
+from vfs.write.pending import Entry, Kind, StagedObject
+from vfs.write.rules import Rules, database_of
+from vfs.write.staging import Draft, Staging
+
+log = logging.getLogger("vfs.write")
+
+#: A folder with more in it is not moved in one step: programs then copy.
+MAX_MOVED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a mount found in its journal. files, bytes: waiting to be sent. kept: left half-written by a
+    crash, kept under the names given.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    kept: tuple[str, ...] = ()
+
+
+class Drive:
+    """See the module. wake: told that something waits. sending: whether a key is being written to now."""
+
+    def __init__(
+        self,
+        metadata: MergedMetadata,
+        files: Files,
+        journal: Journal,
+        book: Book,
+        rules: Rules,
+        *,
+        wake: Callable[[Entry], None],
+        sending: Callable[[str], bool],
+    ) -> None:
+        self.metadata = metadata
+        self.pending = metadata.pending
+        self.files = files
+        self.journal = journal
+        self.book = book
+        self.rules = rules
+        self._wake = wake
+        self._sending = sending
+        self._last = journal.last_ident()
+        self._opened: dict[str, Entry] = {}
+        self._folders: dict[str, int] = {}
+        self._dropped: set[int] = set()
+        #: Files without a name that somebody has open: what they read must stay in the store.
+        self.orphans: list[Entry] = []
+        #: Uploads of parts that are of no use any more: (key, name), for the uploader to take.
+        self.abandoned: list[tuple[str, str]] = []
+
+    def entry(self, key: str, kind: Kind, **fields: object) -> Entry:
+        """A new one, not yet pending."""
+        self._last += 1
+        made = Entry(self._last, key, kind, since=time.time())
+        for name, value in fields.items():
+            setattr(made, name, value)
+        return self.files.adopt(made)
+
+    @property
+    def last_ident(self) -> int:
+        """The highest number given so far."""
+        return self._last
+
+    def touched(self, folder: str) -> int:
+        """When something in a folder was last created or removed here (ns), 0 = not known."""
+        return self._folders.get(folder, 0)
+
+    # -- files ------------------------------------------------------------------------------------------
+
+    async def create(self, folder: str, name: str, attributes: Attributes) -> Entry:
+        """A new empty file, open for writing. Raises AlreadyThere, ReadOnly, BadName, NoRoom."""
+        await self._check_new(folder, name)
+        key = folder + name
+        if await self.metadata.find(folder, name) is not None:
+            raise AlreadyThere(f"{key} is there already")
+        entry = self.entry(key, Kind.FILE, attributes=self._now(attributes), base=self._base(key, None))
+        entry.local = await self._is_companion(folder, name)
+        entry.live = self.files.staging.create().hold()
+        entry.dirty, entry.writers = True, 1
+        self._put(entry)
+        return entry
+
+    async def open(self, stored: StoredObject) -> Entry:
+        """An existing file for writing; it is not changed by that. Raises ReadOnly, Refused."""
+        if isinstance(stored, StagedObject):
+            entry = stored.entry
+            self.check_writable(entry)
+        else:
+            self.rules.check(stored.key, existing=True)
+            attributes = await self.book.ask(stored)
+            entry = self._opened.get(stored.key) or self.entry(
+                stored.key, Kind.FILE, base=stored, origin=stored, attributes=attributes
+            )
+            self._opened[stored.key] = entry
+        entry.writers += 1
+        return entry
+
+    def check_writable(self, entry: Entry) -> None:
+        """Raises ReadOnly, Refused."""
+        self.rules.check(entry.key, existing=bool(entry.key) and self._is_stored(entry.key))
+
+    async def close(self, entry: Entry) -> None:
+        """What `open` or `create` gave is not used for writing any more."""
+        await self.files.close(entry)
+        if entry.writers <= 0 and self._opened.get(entry.key) is entry:
+            del self._opened[entry.key]
+        self.tidy(entry)
+
+    def tidy(self, entry: Entry) -> None:
+        """An unlinked file that nobody has open is gone."""
+        if not entry.key and entry.writers <= 0 and entry.opened <= 0:
+            self.files.drop(entry)
+            if entry in self.orphans:
+                self.orphans.remove(entry)
+                self._wake(entry)
+
+    async def change(self, entry: Entry | None, stored: StoredObject, attributes: Attributes) -> Entry:
+        """Other attributes for a file; its bytes stay where they are. Raises ReadOnly, Refused."""
+        if entry is None and isinstance(stored, StagedObject):
+            entry = stored.entry
+        if entry is None:
+            self.rules.check(stored.key, existing=True)
+            entry = self._opened.get(stored.key) or self.entry(
+                stored.key, Kind.FILE, base=stored, origin=stored
+            )
+        entry.attributes = attributes
+        if not entry.key:
+            return entry
+        if self.pending.active(entry.key) is not entry:
+            entry.settled = None
+            self._put(entry)
+        if entry.live is None:
+            self.files.enqueue(entry)
+        if entry.live is None or not entry.dirty:
+            await self.journal.put([entry.row()])
+        return entry
+
+    async def attributes(self, stored: StoredObject) -> Attributes:
+        """Of a file, asked for where they are not known."""
+        if isinstance(stored, StagedObject):
+            return stored.entry.attributes
+        return await self.book.ask(stored)
+
+    def known_attributes(self, stored: StoredObject) -> Attributes:
+        """Of a file, without asking."""
+        if isinstance(stored, StagedObject):
+            return stored.entry.attributes
+        return self.book.get(stored) or NOTHING
+
+    async def unlink(self, folder: str, name: str, *, opened: int = 0) -> Entry | None:
+        """Remove a file or link; who has it open keeps its bytes. Its entry, where it has one.
+
+        opened: how many have it open that this does not know of; they are counted in the entry returned.
+        """
+        key = folder + name
+        found = await self._existing(folder, name)
+        if isinstance(found, FolderMark):
+            raise IsADirectory(f"{key} is a folder")
+        entry = self.pending.active(key)
+        self.rules.check(key, existing=entry is None or (entry.base is not None and not entry.waiting))
+        if entry is None or entry.base is not None:
+            self.rules.count_delete(key)
+        entry = entry or self._opened.get(key) or self._orphan(found, opened)
+        await self._commit(self._remove(key, entry, found))
+        await self._keep_folder(folder)
+        return entry
+
+    def _remove(self, key: str, entry: Entry | None, found: Stored | None) -> list[Entry]:
+        """A name goes; what is pending because of that."""
+        base = self._base(key, found)
+        if entry is not None:
+            self._unname(entry)
+        self._note(key)
+        return self._gone(key, base)
+
+    def _orphan(self, found: Stored | None, opened: int) -> Entry | None:
+        """An entry for a stored file that is open and loses its name."""
+        if not opened or not isinstance(found, StoredObject):
+            return None
+        return self.entry(found.key, Kind.FILE, base=found, origin=found, opened=opened)
+
+    def _unname(self, entry: Entry) -> None:
+        """It has no name any more; who has it open keeps its bytes."""
+        self._abandon(entry)
+        self._opened.pop(entry.key, None)
+        if self.pending.get(entry.key) is entry:
+            self.pending.discard(entry.key)
+        self._dropped.add(entry.ident)
+        entry.key, entry.waiting = "", False
+        if entry.opened or entry.writers:
+            self.orphans.append(entry)
+        else:
+            self.files.drop(entry)
+
+    def _gone(self, key: str, base: StoredObject | None, batch: int = 0) -> list[Entry]:
+        """What the store has under a key is to go, if it has anything."""
+        if base is None and not self._sending(key) and not key.endswith("/"):
+            self.pending.discard(key)
+            return []
+        gone = self.entry(key, Kind.GONE, base=base, waiting=True, batch=batch)
+        self._put(gone)
+        return [gone]
+
+    # -- folders and links ------------------------------------------------------------------------------
+
+    async def mkdir(self, folder: str, name: str, attributes: Attributes) -> None:
+        """A new empty folder. Raises AlreadyThere, ReadOnly, BadName."""
+        key = f"{folder}{name}/"
+        await self._check_new(folder, name + "/")
+        if await self.metadata.find(folder, name) is not None:
+            raise AlreadyThere(f"{key} is there already")
+        before = self.pending.active(key)
+        base = before.base if before is not None else None
+        entry = self.entry(key, Kind.FOLDER, base=base, attributes=attributes, waiting=True)
+        self._put(entry)
+        if before is None:
+            self.metadata.made(key)
+        await self._commit([entry])
+
+    async def rmdir(self, folder: str, name: str) -> None:
+        """Remove an empty folder. Raises NotEmpty, NotADirectory."""
+        key = f"{folder}{name}/"
+        if not isinstance(await self._existing(folder, name), FolderMark):
+            raise NotADirectory(f"{folder}{name} is a file")
+        self.rules.check(key, existing=False)
+        await self._check_empty(key)
+        marker = await self._marker(key)
+        self._note(key)
+        await self._commit(self._gone(key, marker))
+        await self._keep_folder(folder)
+
+    async def _check_empty(self, key: str) -> None:
+        try:
+            listing = await self.metadata.folder(key)
+        except NotFound:
+            return
+        if listing.files or listing.folders or listing.unpathable:
+            raise NotEmpty(f"{key} is not empty")
+
+    async def _marker(self, key: str) -> StoredObject | None:
+        """The object that makes an empty folder last, as the store has it."""
+        entry = self.pending.get(key)
+        if entry is not None:
+            return entry.base if entry.settled is None else entry.stored
+        try:
+            return (await self.metadata.store.head(key)).object
+        except NotFound:
+            return None
+
+    async def _keep_folder(self, folder: str) -> None:
+        """A folder from which the last thing was taken stays: by a marker of its own."""
+        if not folder or self.pending.active(folder) is not None or not self.metadata.store.remote:
+            return
+        try:
+            listing = await self.metadata.folder(folder)
+        except NotFound:
+            listing = None
+        if listing is not None and (listing.files or listing.folders or listing.unpathable):
+            return
+        if self.pending.active(folder) is None:
+            entry = self.entry(folder, Kind.FOLDER, waiting=True)
+            self._put(entry)
+            await self._commit([entry])
+
+    def folder_attributes(self, folder: str) -> Attributes:
+        """Of a folder, as far as they were set here."""
+        entry = self.pending.active(folder)
+        if entry is not None and entry.kind is Kind.FOLDER:
+            return entry.attributes
+        return self.book.get(_as_object(folder)) or NOTHING
+
+    async def change_folder(self, folder: str, attributes: Attributes) -> None:
+        """Other attributes for a folder: with its marker, if that is still to be made, else in this place."""
+        entry = self.pending.active(folder)
+        if entry is not None and entry.kind is Kind.FOLDER:
+            entry.attributes = attributes
+            await self._commit([entry])
+        await self.book.learn(_as_object(folder), attributes)
+
+    async def symlink(self, folder: str, name: str, target: str, attributes: Attributes) -> Entry:
+        """A symbolic link. Raises AlreadyThere, ReadOnly, BadName, NoRoom."""
+        await self._check_new(folder, name)
+        key = folder + name
+        if await self.metadata.find(folder, name) is not None:
+            raise AlreadyThere(f"{key} is there already")
+        told = self._now(replace(attributes, target=target))
+        told.metadata()
+        entry = self.entry(key, Kind.LINK, attributes=told, base=self._base(key, None), waiting=True)
+        self._put(entry)
+        await self._commit([entry])
+        return entry
+
+    # -- moving -----------------------------------------------------------------------------------------
+
+    async def rename(
+        self,
+        folder: str,
+        name: str,
+        new_folder: str,
+        new_name: str,
+        *,
+        exclusive: bool = False,
+        exchange: bool = False,
+        opened: int = 0,
+    ) -> Entry | None:
+        """Move a file, link or folder. Raises what rename(2) fails with.
+
+        exclusive: not over anything. exchange: what is at the new name comes to the old one (files only).
+        opened: how many have open what is replaced, see `unlink`; its entry, where it has one.
+        """
+        found = await self._existing(folder, name)
+        target = await self.metadata.find(new_folder, new_name)
+        is_folder = isinstance(found, FolderMark)
+        slash = "/" if is_folder else ""
+        old, new = f"{folder}{name}{slash}", f"{new_folder}{new_name}{slash}"
+        self.rules.check(old, existing=not is_folder and self._is_stored(old))
+        self.rules.check(new, existing=not is_folder and target is not None and self._is_stored(new))
+        self.rules.check_name(new_folder, new_name, await self._siblings(new_folder, new_name))
+        if exchange:
+            await self._exchange(old, found, new, target)
+            return None
+        if target is not None and exclusive:
+            raise AlreadyThere(f"{new} is there already")
+        if old == new:
+            return None
+        if not is_folder:
+            if isinstance(target, FolderMark):
+                raise IsADirectory(f"{new} is a folder")
+            return await self._rename_file(old, found, new, target, opened)
+        if target is not None and not isinstance(target, FolderMark):
+            raise NotADirectory(f"{new} is a file")
+        if new.startswith(old):
+            raise BadName(f"{old} cannot be moved into itself")
+        await self._rename_folder(old, new, replaced=target is not None)
+        return None
+
+    async def _rename_file(
+        self, old: str, found: Stored, new: str, target: Stored | None, opened: int
+    ) -> Entry | None:
+        attributes = await self._attributes_of(found)
+        local = await self._is_companion(*_split(new))
+        replaced = self.pending.active(new) or self._opened.get(new)
+        if replaced is None or replaced.kind is Kind.GONE:
+            replaced = self._orphan(target, opened)
+        base = self._base(new, target)
+        changed = self._move(old, found, attributes, new, base, replaced)
+        moved = self.pending.active(new)
+        assert moved is not None
+        if moved.local and not local:
+            moved.local = False
+            self.files.enqueue(moved)
+        moved.local = local
+        await self._commit(changed)
+        await self._keep_folder(_split(old)[0])
+        return replaced
+
+    def _move(
+        self,
+        old: str,
+        found: Stored | None,
+        attributes: Attributes,
+        new: str,
+        base: StoredObject | None,
+        replaced: Entry | None,
+        batch: int = 0,
+    ) -> list[Entry]:
+        """One file goes from a key to another, over what is there. What is pending because of that."""
+        entry = self.pending.active(old) or self._opened.pop(old, None)
+        left = entry.base if entry is not None else self._base(old, found)
+        if entry is None:
+            assert isinstance(found, StoredObject)
+            entry = self.entry(old, Kind.FILE, base=found, origin=found, attributes=attributes)
+        if attributes.target is not None:
+            entry.kind = Kind.LINK
+        self._abandon(entry)
+        self.pending.discard(old)
+        if replaced is not None and replaced is not entry:
+            self._unname(replaced)
+        entry.key, entry.base, entry.batch, entry.settled = new, base, batch, None
+        self._put(entry)
+        if entry.live is None:
+            self.files.enqueue(entry)
+        self._note(old)
+        return [entry, *self._gone(old, left, batch)]
+
+    async def _rename_folder(self, old: str, new: str, *, replaced: bool) -> None:
+        if replaced:
+            await self._check_empty(new)
+        there = await self._everything(old)
+        if len(there) + len(self.pending.below(old)) > MAX_MOVED:
+            raise NotHere(f"{old} has more than {MAX_MOVED} files: copy it and remove it")
+        marker = await self._marker(old)
+        over = await self._marker(new) if replaced else None
+        known = {key: self.book.get(stored) or NOTHING for key, stored in there.items()}
+        # From here on nothing waits until all of it is done.
+        self._last += 1
+        batch, changed = self._last, []
+        names = dict.fromkeys(there)
+        names |= dict.fromkeys(entry.key for entry in self.pending.below(old) if entry.kind is not Kind.GONE)
+        folders = {old}
+        for key in names:
+            entry, stored = self.pending.active(key), there.get(key)
+            if entry is not None and entry.kind is Kind.GONE:
+                continue
+            at = key.rstrip("/").rfind("/") + 1
+            while at > len(old):
+                folders.add(key[:at])
+                at = key.rfind("/", 0, at - 1) + 1
+            if key.endswith("/"):
+                folders.add(key)
+                continue
+            changed += self._move(
+                key, stored, known.get(key, NOTHING), new + key[len(old) :], None, None, batch
+            )
+        for key in sorted(folders, key=len):
+            entry = self.pending.active(key)
+            is_marked = marker if key == old else there.get(key)
+            moved = self.entry(new + key[len(old) :], Kind.FOLDER, waiting=True, batch=batch)
+            moved.base = over if key == old else None
+            if entry is not None:
+                moved.attributes = entry.attributes
+            self._put(moved)
+            if not is_marked:
+                self.metadata.made(moved.key)
+            changed += [moved, *self._gone(key, is_marked or (entry.base if entry else None), batch)]
+        await self._commit(changed)
+
+    async def _everything(self, folder: str) -> dict[str, StoredObject]:
+        """All objects of the store below a folder, markers of folders included, by key."""
+        found: dict[str, StoredObject] = {}
+        token = None
+        while True:
+            page = await self.metadata.store.list(folder, delimiter="", token=token)
+            found |= {stored.key: stored for stored in page.objects if stored.key != folder}
+            if len(found) > MAX_MOVED:
+                raise NotHere(f"{folder} has more than {MAX_MOVED} files: copy it and remove it")
+            if (token := page.token) is None:
+                return found
+
+    async def _exchange(self, old: str, found: Stored, new: str, target: Stored | None) -> None:
+        if target is None:
+            raise NotFound(f"no such file: {new}")
+        if isinstance(found, FolderMark) or isinstance(target, FolderMark):
+            raise NotHere("folders cannot be exchanged")
+        ours, theirs = await self._attributes_of(found), await self._attributes_of(target)
+        one = self.pending.active(old) or self.entry(
+            old, Kind.FILE, base=found, origin=found, attributes=ours
+        )
+        other = self.pending.active(new) or self.entry(
+            new, Kind.FILE, base=target, origin=target, attributes=theirs
+        )
+        for entry in (one, other):
+            self._abandon(entry)
+            self.pending.discard(entry.key)
+        one.key, other.key = new, old
+        one.base, other.base = other.base, one.base
+        for entry in (one, other):
+            self._put(entry)
+            self.files.enqueue(entry)
+        await self._commit([one, other])
+
+    # -- when a write is lost or cut off -----------------------------------------------------------------
+
+    async def conflict(self, entry: Entry, why: str) -> None:
+        """Somebody else was faster: what was to be written becomes a file of another name."""
+        key = entry.key
+        self._abandon(entry)
+        self.pending.discard(key)
+        self.metadata.forget(key)
+        entry.key, entry.base = await self._beside(key, "conflict"), None
+        entry.batch = 0
+        self._put(entry)
+        self.files.enqueue(entry)
+        told = {"path": key, "kept": entry.key, "why": why, "time": _stamp()}
+        await self._commit([entry])
+        await self.journal.note("conflict", told)
+        log.warning("%s: %s; what was written here is kept as %s", key, why, entry.key)
+
+    async def not_removed(self, entry: Entry, why: str) -> None:
+        """What was to be removed is another version by now: it stays."""
+        self.pending.discard(entry.key)
+        self.metadata.forget(entry.key)
+        await self.journal.put([], drop=[entry.ident])
+        await self.journal.note(
+            "conflict", {"path": entry.key, "kept": entry.key, "why": why, "time": _stamp()}
+        )
+        log.warning("%s: %s; it is not removed", entry.key, why)
+
+    async def _beside(self, key: str, word: str) -> str:
+        """A free name beside a file: `NAME (WORD TIME HOST).EXT`."""
+        folder, name = _split(key)
+        stem, dot, extension = name.rpartition(".")
+        if not stem:
+            stem, dot, extension = name, "", ""
+        tail = f"{dot}{extension}"
+        for count in range(1000):
+            again = f" {count + 1}" if count else ""
+            mark = f" ({word} {_stamp()} {_host()}{again})"
+            kept = stem.encode("utf-8", "surrogateescape")[: 255 - len((mark + tail).encode())]
+            candidate = kept.decode("utf-8", "ignore") + mark + tail
+            if self.pending.get(folder + candidate) is None:
+                return folder + candidate
+        raise ReelfsError(f"no free name beside {key}")
+
+    async def recover(self, staging: Staging) -> Recovered:
+        """What the journal has of earlier mounts is pending again. To be called once, first."""
+        used: set[int] = set()
+        kept: list[str] = []
+        total = files = 0
+        for row in self.journal.rows():
+            try:
+                entry = self.files.adopt(Entry.from_row(row, staging))
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("the journal's row of %s cannot be read and stays there: %r", row.key, error)
+                continue
+            used.update(draft.number for draft in (entry.draft, entry.live) if draft is not None)
+            if entry.kind is Kind.FILE and entry.live is not None:
+                if entry.dirty and not self._is_database(entry):
+                    kept.append(await self._keep_half(entry))
+                else:
+                    self.files.seal(entry)
+            if entry.draft is None and entry.live is None and entry.kind is Kind.FILE and not entry.origin:
+                continue
+            entry.dirty = False
+            entry.waiting = not entry.local
+            self._put(entry)
+            files += entry.waiting
+            total += entry.size
+        for number in set(staging.numbers()) - used:
+            staging.remove(number)
+        return Recovered(files, total, tuple(kept))
+
+    async def _keep_half(self, entry: Entry) -> str:
+        """A file that was being written when all ended: what is there of it, under a name that says so."""
+        half = self.entry(await self._beside(entry.key, "recovered"), Kind.FILE, attributes=entry.attributes)
+        half.draft, entry.live = entry.live, None
+        assert half.draft is not None
+        half.draft.sealed, half.waiting = True, True
+        self._put(half)
+        await self.journal.put([half.row(), entry.row()])
+        await self.journal.note(
+            "conflict",
+            {"path": entry.key, "kept": half.key, "why": "it was being written", "time": _stamp()},
+        )
+        return half.key
+
+    def _is_database(self, entry: Entry) -> bool:
+        """SQLite makes its file whole again by itself, from what lies beside it."""
+        if entry.local:
+            return True
+        content = entry.live or entry.draft
+        return content is not None and not content.missing(0, 16) and content.read(0, 16) == _SQLITE
+
+    # -- facts ------------------------------------------------------------------------------------------
+
+    async def _existing(self, folder: str, name: str) -> Stored:
+        found = await self.metadata.find(folder, name)
+        if found is None:
+            raise NotFound(f"no such file: {folder}{name}")
+        return found
+
+    def _is_stored(self, key: str) -> bool:
+        """Whether the store has something there that this mount did not just make."""
+        entry = self.pending.active(key)
+        return entry is None or (entry.base is not None and not entry.waiting and not entry.writers)
+
+    def _base(self, key: str, found: Stored | None) -> StoredObject | None:
+        """What the store has under a key, as far as is known."""
+        entry = self.pending.active(key)
+        if entry is not None:
+            return entry.base
+        return found if isinstance(found, StoredObject) else None
+
+    async def _attributes_of(self, found: Stored) -> Attributes:
+        return await self.attributes(found) if isinstance(found, StoredObject) else NOTHING
+
+    async def _check_new(self, folder: str, name: str) -> None:
+        self.rules.check(folder + name, existing=False)
+        plain = name.removesuffix("/")
+        self.rules.check_name(folder, plain, await self._siblings(folder, plain))
+
+    async def _siblings(self, folder: str, name: str) -> Iterable[str]:
+        if name.isascii():
+            return ()
+        try:
+            listing = await self.metadata.folder(folder)
+        except NotFound:
+            return ()
+        return [*listing.files, *listing.folders]
+
+    async def _is_companion(self, folder: str, name: str) -> bool:
+        """A file that SQLite keeps beside a database: nothing of it is ever sent."""
+        base = database_of(name)
+        return base is not None and isinstance(await self.metadata.find(folder, base), StoredObject)
+
+    def _now(self, attributes: Attributes) -> Attributes:
+        return replace(attributes, mtime_ns=time.time_ns())
+
+    async def _commit(self, changed: Iterable[Entry]) -> None:
+        """Tell the journal of one step, whole: what is new, and what is pending no more."""
+        rows = {entry.ident: entry.row() for entry in changed}
+        dropped, self._dropped = self._dropped - rows.keys(), set()
+        await self.journal.put(rows.values(), drop=dropped)
+
+    # -- one step ---------------------------------------------------------------------------------------
+
+    def _put(self, entry: Entry) -> None:
+        """It is pending."""
+        before = self.pending.get(entry.key)
+        if before is not None and before is not entry:
+            self._abandon(before)
+            self._dropped.add(before.ident)
+        self.pending.add(entry)
+        self._note(entry.key)
+        if entry.waiting:
+            self._wake(entry)
+
+    def _abandon(self, entry: Entry) -> None:
+        """An upload of parts for a key it leaves is of no use."""
+        if entry.upload is not None:
+            self.abandoned.append((entry.key, entry.upload))
+            entry.upload, entry.parts = None, {}
+        entry.attempts, entry.error = 0, ""
+
+    def _note(self, key: str) -> None:
+        folder = _split(key.removesuffix("/"))[0]
+        self._folders[folder] = time.time_ns()
+        while len(self._folders) > MAX_MOVED:
+            del self._folders[next(iter(self._folders))]
+
+    @property
+    def drafts(self) -> Mapping[int, Draft]:
+        """Staged contents of what is pending, by number."""
+        found = (draft for entry in self.pending for draft in (entry.live, entry.draft) if draft)
+        return {draft.number: draft for draft in found}
+
+
+_SQLITE = b"SQLite format 3\0"
+
+
+def _as_object(folder: str) -> StoredObject:
+    """What attributes of a folder are remembered under."""
+    return StoredObject(folder, 0, "folder")
+
+
+def _split(key: str) -> tuple[str, str]:
+    cut = key.rfind("/") + 1
+    return key[:cut], key[cut:]
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+
+
+def _host() -> str:
+    import socket
+
+    return "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())[:40] or "host"

@@ -1,0 +1,244 @@
+"""The bytes of files that are written to: which draft they are in, and what `close` and `fsync` promise.
+
+A file is opened with its entry, as it is. The first write makes it `live`: a draft of its own that stands on
+what the file was. `flush` puts it on the disk with a row of the journal; the last close seals it, and it
+waits to be sent. Whoever writes to a sealed draft gets a copy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import trio
+
+from vfs.cache.intervals import Range
+from vfs.spans import Extent, Layout, StoredObject
+from vfs.write.journal import Journal
+from vfs.write.pending import Entry, Pending
+from vfs.write.staging import Draft, Staging
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+#: Up to this much is copied to the page cache in the loop: a hop to a thread takes longer.
+IN_PLACE = 32 << 10
+#: Bytes of an old version fetched at one time.
+FETCH = 8 << 20
+#: A file that is being written is in the journal from this size on: what a crash leaves of it is kept.
+NOTED_FROM = 1 << 20
+
+
+class Fetches(Protocol):
+    """The part of the reader that is used here."""
+
+    async def fetch(self, layout: Layout, /) -> bytes:
+        """All bytes of a layout."""
+
+
+class Files:
+    """Reading and writing entries. changed: told of an entry that waits to be sent."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        journal: Journal,
+        pending: Pending,
+        reader: Fetches,
+        changed: Callable[[Entry], None],
+    ) -> None:
+        self.staging = staging
+        self._journal = journal
+        self._pending = pending
+        self._reader = reader
+        self._changed = changed
+        self._threads = trio.CapacityLimiter(8)
+        self._noted: set[int] = set()  # numbers of live drafts that the journal knows
+
+    def adopt(self, entry: Entry) -> Entry:
+        """An entry whose bytes are read here."""
+
+        async def read(offset: int, length: int) -> bytes:
+            return await self.read(entry, offset, length)
+
+        entry.read = read
+        return entry
+
+    # -- reading and writing ---------------------------------------------------------------------------
+
+    async def read(self, entry: Entry, offset: int, length: int) -> bytes:
+        """Bytes as they are now, short only at the end."""
+        content = entry.content
+        if content is None:
+            origin = entry.origin
+            length = min(length, (origin.size if origin else 0) - offset)
+            if origin is None or length <= 0:
+                return b""
+            return await self._reader.fetch(Layout((Extent(origin, offset, length),)))
+        if content.missing(offset, offset + length):
+            async with entry.lock:
+                await self._fill(content, offset, offset + length)
+        return await self._on_disk(length, content.read, offset, length)
+
+    async def write(self, entry: Entry, offset: int, data: bytes) -> None:
+        """Change bytes. Raises NoRoom; then nothing of the file is lost."""
+        async with entry.lock:
+            live = await self._live(entry)
+            await self._soil(entry)
+            await self._on_disk(len(data), live.write, offset, data)
+            self._touch(entry)
+
+    async def truncate(self, entry: Entry, size: int) -> None:
+        """Cut off, or grow by zeros."""
+        async with entry.lock:
+            if size == 0 and not entry.local:
+                live = self._fresh(entry)
+            else:
+                live = await self._live(entry)
+            await self._soil(entry)
+            await self._on_disk(0, live.truncate, size)
+            self._touch(entry)
+
+    async def _soil(self, entry: Entry) -> None:
+        """Before bytes change: what the journal says of this file is not the whole truth any more."""
+        live = entry.live
+        if live is not None and not entry.dirty and (live.number in self._noted or live.size >= NOTED_FROM):
+            entry.dirty = True
+            self._noted.add(live.number)
+            await self._journal.put([entry.row()])
+        entry.dirty = entry.dirty or (live is not None and live.number not in self._noted)
+
+    async def _live(self, entry: Entry) -> Draft:
+        """The draft to write to."""
+        if entry.live is not None:
+            return entry.live
+        if entry.draft is not None:
+            entry.live = (await trio.to_thread.run_sync(entry.draft.copy, limiter=self._threads)).hold()
+        else:
+            entry.live = self.staging.create(entry.origin).hold()
+        self._join(entry)
+        return entry.live
+
+    def _fresh(self, entry: Entry) -> Draft:
+        """An empty draft to write to, in place of whatever was there."""
+        if entry.live is not None:
+            self._forget(entry.live)
+        entry.live = self.staging.create().hold()
+        self._join(entry)
+        return entry.live
+
+    def _join(self, entry: Entry) -> None:
+        """It differs from the store's by now; an unlinked file is nobody's business."""
+        if entry.key and self._pending.get(entry.key) is not entry:
+            entry.settled = None
+            self._pending.add(entry)
+
+    def _touch(self, entry: Entry) -> None:
+        entry.attributes = replace(entry.attributes, mtime_ns=time.time_ns())
+
+    # -- closing ---------------------------------------------------------------------------------------
+
+    async def flush(self, entry: Entry) -> None:
+        """What was written is on the disk and in the journal when this returns."""
+        async with entry.lock:
+            await self._flush(entry)
+
+    async def _flush(self, entry: Entry) -> None:
+        live = entry.live
+        if live is None or not entry.dirty or not entry.key:
+            return
+        await trio.to_thread.run_sync(live.sync, limiter=self._threads)
+        entry.dirty = False
+        self._noted.add(live.number)
+        entry.since = entry.since or time.time()
+        await self._journal.put([entry.row()], durable=True)
+
+    async def close(self, entry: Entry) -> None:
+        """One writer less; after the last it waits to be sent."""
+        entry.writers -= 1
+        if entry.writers > 0 or entry.live is None:
+            return
+        async with entry.lock:
+            if entry.writers == 0 and entry.live is not None:
+                await self._flush(entry)
+                self.seal(entry)
+
+    def seal(self, entry: Entry) -> None:
+        """What was written is what is to be sent."""
+        if entry.live is None:
+            return
+        if entry.draft is not None:
+            self._forget(entry.draft)
+        entry.draft, entry.live = entry.live, None
+        entry.draft.sealed = True
+        entry.origin = entry.sent = None
+        self.enqueue(entry)
+
+    def enqueue(self, entry: Entry) -> None:
+        """It waits to be sent."""
+        if entry.local or not entry.key:
+            return
+        entry.waiting = True
+        entry.since = entry.since or time.time()
+        self._changed(entry)
+
+    async def sealed(self, entry: Entry) -> Draft | None:
+        """On the disk, sealed, and waiting: what `fsync` waits for (None: nothing of it is staged)."""
+        async with entry.lock:
+            if entry.live is not None and entry.live.changes:
+                await self._flush(entry)
+                self.seal(entry)
+                await self._journal.put([entry.row()], durable=True)
+        return entry.draft if entry.waiting else None
+
+    def drop(self, entry: Entry) -> None:
+        """Nobody can reach it any more: its drafts go."""
+        for draft in (entry.live, entry.draft):
+            if draft is not None:
+                self._forget(draft)
+        entry.live = entry.draft = None
+
+    def drop_settled(self, entry: Entry) -> None:
+        """The store has it, and nobody looks for it here any more."""
+        if not entry.opened and not entry.writers:
+            self.drop(entry)
+
+    def reclaim(self) -> None:
+        """Make room: drop what is kept of files the store has."""
+        for entry in self._pending:
+            if entry.settled is not None:
+                self.drop_settled(entry)
+
+    def _forget(self, draft: Draft) -> None:
+        self._noted.discard(draft.number)
+        draft.release()
+
+    # -- fetching what is missing ----------------------------------------------------------------------
+
+    async def fill(self, entry: Entry, draft: Draft) -> None:
+        """Everything of it is here when this returns. Raises Stale, StoreError."""
+        async with entry.lock:
+            await self._fill(draft, 0, draft.size)
+
+    async def _fill(self, draft: Draft, start: int, end: int) -> None:
+        for hole in draft.missing(start, end):
+            for piece in _pieces(hole):
+                assert draft.base is not None
+                body = await self._reader.fetch(_layout(draft.base, piece))
+                await self._on_disk(len(body), draft.fill, piece[0], body)
+
+    async def _on_disk(self, size: int, work: Callable[[*Args], T], *args: *Args) -> T:
+        if size <= IN_PLACE:
+            return work(*args)
+        return await trio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+
+def _pieces(hole: Range) -> list[Range]:
+    start, end = hole
+    return [(at, min(at + FETCH, end)) for at in range(start, end, FETCH)]
+
+
+def _layout(base: StoredObject, piece: Range) -> Layout:
+    return Layout((Extent(base, piece[0], piece[1] - piece[0]),))

@@ -1,0 +1,179 @@
+"""What exists on a mount that is written to: the store's names, and over them what is pending here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from vfs.cache.metadata import FOLDER, MAX_POINTS, Folder, FolderMark, Metadata, Stored
+from vfs.errors import NotFound
+from vfs.spans import StoredObject
+from vfs.write.pending import Entry, Kind, Pending, StagedObject
+
+
+class MergedMetadata(Metadata):
+    """`Metadata`, as who writes sees it. A listing this young also says what there is not: whoever copies a
+    thousand files in asks for a thousand names that are not there.
+    """
+
+    def __init__(self, *args: Any, pending: Pending, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.pending = pending
+
+    async def stored_folder(self, prefix: str) -> Folder:
+        """The listing of the store alone, empty where there is none."""
+        return await self._whole(prefix)
+
+    async def folder(self, prefix: str) -> Folder:
+        """The merged listing. Raises NotFound."""
+        if self._walks is not None:
+            self._walks.note(prefix)
+        if self._is_gone(prefix):
+            raise NotFound(f"no such folder: {prefix}")
+        listing = self._merge(prefix, "", await self._whole(prefix))
+        is_empty = not listing.files and not listing.folders
+        if is_empty and prefix and not self._is_made(prefix) and not await self._is_real(prefix):
+            raise NotFound(f"no such folder: {prefix}")
+        return listing
+
+    async def find(self, prefix: str, name: str) -> Stored | None:
+        """The merged child of a folder."""
+        if self._is_gone(prefix):
+            return None
+        known = self._pending(prefix, name)
+        if known is not _UNKNOWN:
+            found: Stored | None = known
+            return found
+        return await super().find(prefix, name)
+
+    async def starting(self, prefix: str, stem: str) -> Folder:
+        """The merged children whose names start with `stem`."""
+        if self._is_gone(prefix):
+            return Folder(fetched=self._clock())
+        if self.store.remote:
+            return self._merge(prefix, stem, await super().starting(prefix, stem))
+        listing = await self._whole(prefix)
+        part = Folder(
+            files={n: o for n, o in listing.files.items() if n.startswith(stem)},
+            folders={n for n in listing.folders if n.startswith(stem)},
+            fetched=listing.fetched,
+        )
+        return self._merge(prefix, stem, part)
+
+    async def current(self, stored: StoredObject) -> StoredObject:
+        """The version now; what is pending here is always that."""
+        entry = self.pending.get(stored.key)
+        if isinstance(stored, StagedObject):
+            mine = stored.entry
+            return mine.object() if mine.settled is None else stored
+        if entry is not None and entry.settled is None:
+            if entry.kind is Kind.GONE:
+                raise NotFound(f"{stored.key} was removed")
+            return entry.object()
+        try:
+            now = await super().current(stored)
+        except NotFound:
+            if entry is not None:
+                self.pending.discard(stored.key)
+            raise
+        if entry is not None and entry.stored is not None and entry.stored.version != now.version:
+            self.pending.discard(stored.key)  # somebody else's by now
+        return now
+
+    def link_target(self, stored: StoredObject) -> str | None:
+        """Where a link leads, pending or not."""
+        if isinstance(stored, StagedObject):
+            return stored.entry.attributes.target
+        return super().link_target(stored)
+
+    def may_be_link(self, stored: StoredObject) -> bool:
+        """What is pending is known."""
+        return not isinstance(stored, StagedObject) and super().may_be_link(stored)
+
+    def settle(self, entry: Entry) -> None:
+        """The store has it: from now on it is among what the store has."""
+        entry.settled = self._clock()
+        if entry.key.endswith("/") or entry.key == "":
+            return
+        prefix, name = entry.folder, entry.name
+        known = self._know(prefix)
+        if entry.stored is not None:
+            if entry.stored.size == 0:
+                target = entry.attributes.target or ""
+                self._remember(self._links, (entry.key, entry.stored.version), target, MAX_POINTS)
+            self._update(entry.stored)
+            self._add(prefix, {name: entry.stored})
+        elif known.listing is not None:
+            known.listing.files.pop(name, None)
+        known.points.pop(name, None)
+        for stem in [stem for stem in known.stems if name.startswith(stem)]:
+            del known.stems[stem]
+
+    def made(self, prefix: str) -> None:
+        """A folder was made here: it is known to be empty."""
+        self._know(prefix).listing = Folder(fetched=self._clock())
+
+    def _rules_out(self, listing: Folder) -> bool:
+        return True
+
+    def _is_gone(self, prefix: str) -> bool:
+        """Whether the folder, or one above it, was removed here."""
+        at = len(prefix)
+        while at > 0:
+            entry = self.pending.active(prefix[:at])
+            if entry is not None:
+                return entry.kind is Kind.GONE
+            at = prefix.rfind("/", 0, at - 1) + 1
+        return False
+
+    def _is_made(self, prefix: str) -> bool:
+        entry = self.pending.get(prefix)
+        return entry is not None and entry.kind is Kind.FOLDER
+
+    def _pending(self, prefix: str, name: str) -> Any:
+        """What is pending says of a name, or `_UNKNOWN`."""
+        for key in (f"{prefix}{name}/", f"{prefix}{name}"):
+            entry = self.pending.get(key)
+            if entry is None or (entry.settled is not None and self._clock() - entry.settled >= self.dir_ttl):
+                continue
+            if entry.kind is Kind.FOLDER:
+                return FOLDER
+            if entry.kind is not Kind.GONE:
+                return entry.object()
+            if key.endswith("/") or self.pending.get(f"{prefix}{name}/") is None:
+                return FOLDER if name in self.pending.folders(prefix) else None
+        if name in self.pending.folders(prefix):
+            return FOLDER
+        return _UNKNOWN
+
+    def _merge(self, prefix: str, stem: str, listing: Folder) -> Folder:
+        """A listing with what is pending; itself where nothing is."""
+        entries = [entry for entry in self.pending.inside(prefix) if entry.name.startswith(stem)]
+        implied = [name for name in self.pending.folders(prefix) if name.startswith(stem)]
+        if not entries and not implied:
+            return listing
+        merged = replace(listing, files=dict(listing.files), folders=set(listing.folders))
+        for entry in entries:
+            if entry.settled is not None and listing.fetched > entry.settled:
+                continue
+            name = entry.name
+            if entry.key.endswith("/"):
+                merged.folders.discard(name)
+                if entry.kind is Kind.FOLDER:
+                    merged.folders.add(name)
+            else:
+                merged.files.pop(name, None)
+                if entry.kind is not Kind.GONE:
+                    merged.files[name] = entry.object()
+        merged.folders.update(implied)
+        for name in merged.folders & merged.files.keys():
+            merged.shadowed[name] = merged.files.pop(name)
+        return merged
+
+
+_UNKNOWN: Any = object()
+
+
+def is_folder(found: Stored | None) -> bool:
+    """True for a folder."""
+    return isinstance(found, FolderMark)

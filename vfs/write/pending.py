@@ -1,0 +1,277 @@
+"""Names that differ from the store's: what was created, changed, moved or removed here and is not sent yet.
+
+Pure bookkeeping in memory; `journal` keeps it on the disk. What was sent stays here for a while, *settled*: a
+listing that was asked for before that does not know of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trio
+
+from vfs.errors import Stale
+from vfs.spans import LOCAL, DerivedObject, StoredObject
+from vfs.write.attributes import Attributes
+from vfs.write.journal import Row, object_from, object_to
+from vfs.write.staging import Draft, Staging
+
+
+class Kind(enum.Enum):
+    """What a name is to be."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    LINK = "link"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedObject(DerivedObject):
+    """A file that is not (or not only) in the store, as the tree and the reader see it. entry: what it is."""
+
+    entry: Entry = field(compare=False, repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One file, folder or link that differs from the store's, or is open for writing.
+
+    ident: its number, for as long as it is pending, whatever its name. key: where it is ("" once it is
+    unlinked; of a folder with its slash). base: what the store has under this key, as far as is known here:
+    what the next request replaces. Its content is that of `live` (being written), else of `draft` (closed,
+    sealed), else of `origin` (bytes of a stored object, perhaps under another key). stored: what the store
+    made of it, once it is settled. since: Unix seconds since when it waits. due: clock seconds before which
+    it is left alone. sent: the object the current draft is in, under whatever key.
+    batch: entries of one folder's move; what they leave behind goes when all have arrived.
+    """
+
+    ident: int
+    key: str
+    kind: Kind
+    base: StoredObject | None = None
+    attributes: Attributes = field(default_factory=Attributes)
+    draft: Draft | None = None
+    live: Draft | None = None
+    origin: StoredObject | None = None
+    local: bool = False  # never sent: companions of a database
+    waiting: bool = False  # something is to be sent
+    batch: int = 0
+    since: float = 0.0
+    due: float = 0.0
+    attempts: int = 0
+    error: str = ""
+    upload: str | None = None
+    parts: dict[int, str] = field(default_factory=dict)
+    sent: StoredObject | None = None
+    stored: StoredObject | None = None
+    settled: float | None = None
+    writers: int = 0
+    dirty: bool = False  # written since it was last on the disk
+    opened: int = 0
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    read: Callable[[int, int], Awaitable[bytes]] | None = None
+
+    @property
+    def name(self) -> str:
+        """Last component of the key."""
+        return self.key.removesuffix("/").rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The prefix it is in."""
+        return self.key[: len(self.key.removesuffix("/")) - len(self.name)]
+
+    @property
+    def content(self) -> Draft | None:
+        """What is staged of it."""
+        return self.live or self.draft
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file."""
+        if (content := self.content) is not None:
+            return content.size
+        return self.origin.size if self.origin else 0
+
+    @property
+    def version(self) -> str:
+        """Changes with the bytes; begins with what stays."""
+        content = self.content
+        return f"{LOCAL}{self.ident}." + (f"{content.number}.{content.changes}" if content else "0")
+
+    def object(self) -> StoredObject:
+        """As the tree sees it now."""
+        if self.settled is not None and self.stored is not None:
+            return self.stored
+        version, read = self.version, self.read
+        assert read is not None
+
+        async def make(offset: int, length: int) -> bytes:
+            data = await read(offset, length)
+            if self.version != version:
+                raise Stale(f"{self.key} was written to")
+            return data
+
+        return StagedObject(
+            self.key,
+            self.size,
+            version,
+            self.attributes.mtime_ns or 0,
+            make=make,
+            bulky=True,
+            entry=self,
+        )
+
+    def needs(self) -> StoredObject | None:
+        """The stored object that bytes of it are still to be got from, if any."""
+        if self.kind is not Kind.FILE:
+            return None
+        if self.sent is not None:
+            return self.sent if self.waiting else None
+        content = self.draft or self.live
+        if content is None:
+            return self.origin
+        return content.base if content.missing(0, content.size) else None
+
+    # -- in the journal --------------------------------------------------------------------------------
+
+    def row(self) -> Row:
+        """As the journal keeps it. Its state: `open` while it was written to after it was last closed."""
+        told = {
+            "kind": self.kind.value,
+            "base": object_to(self.base),
+            "attributes": self.attributes.to_json(),
+            "draft": _draft_to(self.draft),
+            "live": _draft_to(self.live),
+            "origin": object_to(self.origin),
+            "local": self.local,
+            "waiting": self.waiting,
+            "batch": self.batch,
+            "since": self.since,
+            "upload": self.upload,
+            "parts": {str(number): version for number, version in self.parts.items()},
+            "sent": object_to(self.sent),
+        }
+        return Row(self.ident, self.key, "open" if self.live and self.dirty else "closed", told)
+
+    @classmethod
+    def from_row(cls, row: Row, staging: Staging) -> Entry:
+        """What `row` gave. Raises whatever a row of another program may cause."""
+        told = row.told
+        entry = cls(row.ident, row.key, Kind(told["kind"]), object_from(told["base"]))
+        entry.attributes = Attributes.from_json(told["attributes"])
+        entry.draft = _draft_from(told["draft"], staging)
+        entry.live = _draft_from(told["live"], staging)
+        entry.origin = object_from(told["origin"])
+        entry.local, entry.waiting = bool(told["local"]), bool(told["waiting"])
+        entry.batch, entry.since = int(told["batch"]), float(told["since"])
+        entry.upload = told["upload"]
+        entry.parts = {int(number): version for number, version in told["parts"].items()}
+        entry.sent = object_from(told["sent"])
+        entry.dirty = row.state == "open"
+        if entry.draft is not None:
+            entry.draft.sealed = True
+        return entry
+
+
+def _draft_to(draft: Draft | None) -> list[Any] | None:
+    if draft is None:
+        return None
+    return [draft.number, draft.size, object_to(draft.base), draft.limit, draft.own]
+
+
+def _draft_from(told: Any, staging: Staging) -> Draft | None:
+    if told is None:
+        return None
+    number, size, base, limit, own = told
+    draft = Draft(staging, number, size, object_from(base), limit, [(a, b) for a, b in own])
+    return draft.hold()
+
+
+class Pending:
+    """Entries by key. dropped: told of a settled entry that is taken out."""
+
+    def __init__(self, dropped: Callable[[Entry], None] = lambda entry: None) -> None:
+        self.dropped = dropped
+        self.entries: dict[str, Entry] = {}
+        self._inside: dict[str, dict[str, Entry]] = {}
+        self._implied: dict[str, Counter[str]] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self.entries.values()))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def get(self, key: str) -> Entry | None:
+        """What is under a key, settled or not."""
+        return self.entries.get(key)
+
+    def active(self, key: str) -> Entry | None:
+        """What is under a key and not settled."""
+        entry = self.entries.get(key)
+        return entry if entry is not None and entry.settled is None else None
+
+    def add(self, entry: Entry) -> None:
+        """Under its key, in place of what is there."""
+        self.discard(entry.key)
+        self.entries[entry.key] = entry
+        self._inside.setdefault(entry.folder, {})[entry.key] = entry
+        self._count(entry, 1)
+
+    def discard(self, key: str) -> Entry | None:
+        """Take out what is under a key."""
+        entry = self.entries.pop(key, None)
+        if entry is None:
+            return None
+        folder = key[: len(key.removesuffix("/")) - len(key.removesuffix("/").rpartition("/")[2])]
+        inside = self._inside[folder]
+        del inside[key]
+        if not inside:
+            del self._inside[folder]
+        self._count(entry, -1, key)
+        if entry.settled is not None:
+            self.dropped(entry)
+        return entry
+
+    def _count(self, entry: Entry, by: int, key: str | None = None) -> None:
+        """Whatever exists makes the folders above it exist."""
+        if entry.kind is Kind.GONE:
+            return
+        at = (key if key is not None else entry.key).removesuffix("/").rfind("/")
+        text = key if key is not None else entry.key
+        while at >= 0:
+            above = text[:at].rfind("/")
+            names = self._implied.setdefault(text[: above + 1], Counter())
+            names[text[above + 1 : at]] += by
+            if not names[text[above + 1 : at]]:
+                del names[text[above + 1 : at]]
+            at = above
+
+    def inside(self, folder: str) -> Iterator[Entry]:
+        """Entries directly in a folder."""
+        return iter(list(self._inside.get(folder, {}).values()))
+
+    def below(self, folder: str) -> list[Entry]:
+        """Entries anywhere below a folder, not the folder's own."""
+        return [entry for key, entry in self.entries.items() if key.startswith(folder) and key != folder]
+
+    def folders(self, folder: str) -> Collection[str]:
+        """Names of folders that exist because of something pending below them."""
+        return self._implied.get(folder, {}).keys()
+
+    def expire(self, before: float) -> None:
+        """Drop what was settled before a time."""
+        for entry in self:
+            if entry.settled is not None and entry.settled < before and not entry.opened:
+                self.discard(entry.key)
+
+
+def moved(stored: StoredObject, key: str) -> StoredObject:
+    """The same bytes as they will be known under another key."""
+    return replace(stored, key=key)

@@ -1,0 +1,101 @@
+"""What may be written where: the settings `[write]`, asked before anything is changed. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+
+from vfs import names
+from vfs.errors import AlreadyThere, BadName, NameTooLong, ReadOnly, Refused
+from vfs.storage.localwrite import UPLOADS
+
+#: Keys of R2 and S3 have so many bytes at most.
+MAX_KEY = 1024
+#: Where what was deleted waits (below the mounted prefix).
+TRASH = ".reelfs-trash"
+#: The endings of files SQLite keeps beside a database while it is open.
+COMPANIONS = ("-journal", "-wal", "-shm")
+
+
+class Rules:
+    """allow: prefixes that may be written to ("" = all). protect: prefixes, at any depth, whose existing
+    objects stay as they are. max_deletes: in a minute (0 = any number). remote: keys must be R2's.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow: Collection[str] = ("",),
+        protect: Collection[str] = (),
+        max_deletes: int = 0,
+        remote: bool = True,
+        clock: Callable[[], float],
+    ) -> None:
+        self._allow = tuple(allow)
+        self._protect = tuple(protect)
+        self._max_deletes = max_deletes
+        self._deletes: deque[float] = deque()
+        self._remote = remote
+        self._clock = clock
+
+    def allows(self, key: str) -> bool:
+        """Whether anything may be created or changed at a key (of a folder: with its slash)."""
+        return any(key.startswith(prefix) for prefix in self._allow)
+
+    def reaches(self, folder: str) -> bool:
+        """Whether something below a folder may be written."""
+        return any(folder.startswith(prefix) or prefix.startswith(folder) for prefix in self._allow)
+
+    def check(self, key: str, *, existing: bool) -> None:
+        """Raises ReadOnly outside of `write.allow`, Refused for an existing object of `write.protect`."""
+        if not self.allows(key):
+            raise ReadOnly(f"{key} is outside of write.allow")
+        if existing and self.protects(key):
+            raise Refused(f"{key} is kept as it is by write.protect")
+
+    def protects(self, key: str) -> bool:
+        """Whether an existing object must stay as it is."""
+        return any(f"/{prefix}" in f"/{key}" for prefix in self._protect if prefix)
+
+    def check_name(self, folder: str, name: str, siblings: Iterable[str]) -> None:
+        """Before a name is created. Raises BadName, NameTooLong, AlreadyThere (another spelling of one)."""
+        if not names.is_component(name) or (not folder and name in (UPLOADS, TRASH)):
+            raise BadName(f"{name!r} cannot be a name here")
+        if len(name.encode("utf-8", "surrogateescape")) > names.NAME_MAX:
+            raise NameTooLong(f"a name of more than {names.NAME_MAX} bytes")
+        if not self._remote:
+            return
+        try:
+            length = len(f"{folder}{name}".encode())
+        except UnicodeEncodeError:
+            raise BadName(f"{name!r} is not UTF-8: no key can carry it") from None
+        if length > MAX_KEY:
+            raise NameTooLong(f"{folder}{name} would be a key of {length} bytes; {MAX_KEY} are possible")
+        if not name.isascii():
+            same = unicodedata.normalize("NFC", name)
+            for sibling in siblings:
+                if sibling != name and unicodedata.normalize("NFC", sibling) == same:
+                    raise AlreadyThere(f"{name!r} is another spelling of {sibling!r}: one object to R2")
+
+    def count_delete(self, key: str) -> None:
+        """One more is to be deleted. Raises Refused when it is too many."""
+        if not self._max_deletes:
+            return
+        now = self._clock()
+        while self._deletes and now - self._deletes[0] > 60:
+            self._deletes.popleft()
+        if len(self._deletes) >= self._max_deletes:
+            raise Refused(
+                f"{key}: {self._max_deletes} files were deleted within a minute, "
+                "more are refused until it is over (write.max_deletes_per_minute)"
+            )
+        self._deletes.append(now)
+
+
+def database_of(name: str) -> str | None:
+    """The database a companion's name belongs to, or None."""
+    for ending in COMPANIONS:
+        if name.endswith(ending) and len(name) > len(ending):
+            return name.removesuffix(ending)
+    return None

@@ -1,0 +1,135 @@
+"""Writing put together: staging, journal, names and uploader of one mount that is written to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+import xxhash
+
+from vfs.cache.metadata import Metadata
+from vfs.spans import StoredObject
+from vfs.storage.base import Store
+from vfs.write.book import Book
+from vfs.write.drive import Drive, Recovered
+from vfs.write.files import Fetches, Files
+from vfs.write.journal import Journal
+from vfs.write.merged import MergedMetadata
+from vfs.write.pending import Entry, Pending
+from vfs.write.rules import Rules
+from vfs.write.staging import Staging
+from vfs.write.uploader import Uploader, Waiting
+
+log = logging.getLogger("vfs.write")
+
+
+class WriteSession:
+    """What the FUSE adapter and the commands use. settled: told of an entry that the store has."""
+
+    def __init__(self, drive: Drive, uploader: Uploader, *, fsync_to_store: bool) -> None:
+        self.drive = drive
+        self.uploader = uploader
+        self.settled: Callable[[Entry], None] = lambda entry: None
+        self.recovered = Recovered()
+        self._fsync_to_store = fsync_to_store
+
+    async def fsync(self, entry: Entry) -> None:
+        """See the setting `write.fsync`. Raises DeadlineExceeded: then it is in the journal still."""
+        await self.drive.files.flush(entry)
+        if not self._fsync_to_store or entry.local or not entry.key:
+            return
+        draft = await self.drive.files.sealed(entry)
+        if draft is not None:
+            await self.uploader.wait_for(entry, draft)
+
+    async def flush(self, below: str = "", *, patience: float | None = None) -> list[Waiting]:
+        """Send what waits; what is left."""
+        return await self.uploader.flush(below, patience=patience)
+
+
+def staging_folder(base: Path, url: str) -> Path:
+    """Where what is written to a store waits."""
+    return base / "write" / xxhash.xxh3_128_hexdigest(url.encode("utf-8", "surrogateescape"))
+
+
+def merged_metadata(store: Store, **settings: Any) -> MergedMetadata:
+    """Names of a mount that is written to."""
+    return MergedMetadata(store, pending=Pending(), **settings)
+
+
+@asynccontextmanager
+async def open_writing(
+    folder: Path,
+    store: Store,
+    metadata: Metadata,
+    reader: Fetches,
+    rules: Rules,
+    *,
+    delay: float = 1.0,
+    trash_seconds: float = 0.0,
+    deadline: float = 30.0,
+    fsync_to_store: bool = True,
+    limit: int = 0,
+    floor: int = 0,
+    flush_seconds: float = 0.0,
+    point: Callable[[str], object] = lambda name: None,
+) -> AsyncIterator[WriteSession]:
+    """Writing over a store, until the block is left; then what waits is sent for up to `flush_seconds`, and
+    the rest is in the journal. Raises ReelfsError where another mount has the folder.
+    """
+    assert isinstance(metadata, MergedMetadata)
+    staging = Staging(folder, limit=limit, floor=floor)
+    try:
+        journal = Journal(folder, store.url)
+    except BaseException:
+        staging.close()
+        raise
+    session: WriteSession
+
+    def settled(entry: Entry, before: StoredObject | None) -> None:
+        session.settled(entry)
+
+    uploader = Uploader(
+        store, delay=delay, trash_seconds=trash_seconds, deadline=deadline, settled=settled, point=point
+    )
+    files = Files(staging, journal, metadata.pending, reader, uploader.wake)
+    metadata.pending.dropped = files.drop_settled
+    staging.reclaim = files.reclaim
+    drive = Drive(
+        metadata,
+        files,
+        journal,
+        Book(journal, metadata),
+        rules,
+        wake=uploader.wake,
+        sending=uploader.is_sending,
+    )
+    uploader.drive = drive
+    session = WriteSession(drive, uploader, fsync_to_store=fsync_to_store)
+    try:
+        session.recovered = await drive.recover(staging)
+        _tell(session.recovered)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(uploader.run)
+            try:
+                yield session
+            finally:
+                with trio.CancelScope(shield=True):
+                    left = await session.flush(patience=flush_seconds)
+                if left:
+                    log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
+                nursery.cancel_scope.cancel()
+    finally:
+        journal.close(drive.last_ident)
+        staging.close()
+
+
+def _tell(found: Recovered) -> None:
+    if found.files:
+        log.info("the journal of an earlier mount has %d files to send (%d bytes)", found.files, found.bytes)
+    for name in found.kept:
+        log.warning("a file that was being written when the last mount ended is kept as %s", name)

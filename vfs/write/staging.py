@@ -1,0 +1,319 @@
+"""Staged files: what was written on a mount, on the local disk until the store has it.
+
+A draft is one content of one file. It may stand on a stored object: then only what was written or read is
+here, the rest is fetched when it is needed, and before the draft is sent. A *sealed* draft never changes: it
+is what `close` or `fsync` promised. Who writes on writes into a copy of it (blocks are shared where the file
+system can), so an upload never sees half of a later write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from vfs.cache.intervals import Range, merged, subtract
+from vfs.errors import NoRoom, ReelfsError
+from vfs.spans import StoredObject
+
+#: FICLONE of linux/fs.h: the copy shares blocks with the original until one of them is written.
+_FICLONE = 0x40049409
+_NAME = re.compile(r"[0-9]+")
+_COPY = 64 << 20
+#: Seconds for which what the drafts take is counted on from what was written, not asked for.
+COUNT_SECONDS = 0.5
+
+
+class Draft:
+    """One staged content. number: its file's name. base: the stored object its other bytes are of.
+
+    limit: bytes of the base below this offset count, beyond it the file's own (zeros where nothing was
+    written). own: sorted, disjoint ranges below `limit` that are here. Calls are synchronous and may wait for
+    the disk. Raises NoRoom.
+    """
+
+    def __init__(
+        self,
+        staging: Staging,
+        number: int,
+        size: int = 0,
+        base: StoredObject | None = None,
+        limit: int = 0,
+        own: Iterable[Range] = (),
+    ) -> None:
+        self.number = number
+        self.size = size
+        self.base = base
+        self.limit = limit
+        self.sealed = False
+        self.changes = 0
+        self._staging = staging
+        self._own = list(own)
+        self._descriptor: int | None = None
+        self._users = 0
+
+    # -- bytes ------------------------------------------------------------------------------------------
+
+    def missing(self, start: int, end: int) -> list[Range]:
+        """The parts of [start, end) that only the base has."""
+        end = min(end, self.limit, self.size)
+        return subtract((start, end), self._inside(start, end)) if start < end else []
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of a range that misses nothing, short only at the end of the file."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        data = os.pread(self._file(), length, offset)
+        return data if len(data) == length else data + bytes(length - len(data))  # the file may be sparse
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Change bytes; the file grows where they lie beyond its end."""
+        assert not self.sealed
+        self.changes += 1
+        end = offset + len(data)
+        with self._staging.room(end - self.size if end > self.size else 0, len(data)):
+            _write_all(self._file(), data, offset)
+        self._mark(offset, end)
+        self.size = max(self.size, end)
+
+    def truncate(self, size: int) -> None:
+        """Cut off, or grow by zeros."""
+        assert not self.sealed
+        self.changes += 1
+        self.limit = min(self.limit, size)
+        self._own = [(start, min(end, size)) for start, end in self._own if start < size]
+        with self._staging.room(0, 0):
+            os.ftruncate(self._file(), size)
+        self.size = size
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Room for a range that will be written (posix_fallocate); the file grows by zeros."""
+        with self._staging.room(length, length):
+            os.posix_fallocate(self._file(), offset, length)
+        self.size = max(self.size, offset + length)
+
+    def fill(self, offset: int, data: bytes | memoryview) -> None:
+        """Bytes of the base that were missing; what was written meanwhile stays as it is."""
+        view = memoryview(data)
+        for start, end in self.missing(offset, offset + len(view)):
+            with self._staging.room(0, end - start):
+                _write_all(self._file(), view[start - offset : end - offset], start)
+            self._mark(start, end)
+
+    def sync(self) -> None:
+        """On the disk, whatever happens to the machine."""
+        os.fdatasync(self._file())
+
+    @property
+    def own(self) -> tuple[Range, ...]:
+        """The ranges below `limit` that are here."""
+        return tuple(self._own)
+
+    def _inside(self, start: int, end: int) -> list[Range]:
+        return [(max(a, start), min(b, end)) for a, b in self._own if a < end and b > start]
+
+    def _mark(self, start: int, end: int) -> None:
+        end = min(end, self.limit)
+        if start < end:
+            self._own = merged([*self._own, (start, end)])
+
+    # -- the file ---------------------------------------------------------------------------------------
+
+    def copy(self) -> Draft:
+        """Another draft with the same content."""
+        twin = self._staging.create(self.base)
+        twin.size, twin.limit, twin._own = self.size, self.limit, list(self._own)
+        try:
+            with self._staging.room(self.size, 0):
+                _copied(self._file(), twin._file(), self.size)
+        except BaseException:
+            twin.discard()
+            raise
+        return twin
+
+    def hold(self) -> Draft:
+        """One more user; its file stays until all have let go."""
+        self._users += 1
+        return self
+
+    def release(self) -> None:
+        """One user less."""
+        self._users -= 1
+        if self._users <= 0:
+            self.discard()
+
+    def close(self) -> None:
+        """Close the file for now; it opens again when needed."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self.close()
+        self._staging.remove(self.number)
+
+    def _file(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = self._staging.open(self.number)
+        return self._descriptor
+
+    @property
+    def disk(self) -> int:
+        """Bytes it takes on the disk."""
+        try:
+            return os.fstat(self._file()).st_blocks * 512
+        except ReelfsError:
+            return 0
+
+
+class Staging:
+    """A folder of drafts, owner-only, used by one process at a time.
+
+    limit: bytes all drafts may take (0 = what the disk has). floor: bytes that stay free on the disk.
+    reclaim: makes room by dropping what is kept for reading only. Raises ReelfsError where another process
+    has it.
+    """
+
+    reclaim: Callable[[], object] = staticmethod(lambda: None)
+
+    def __init__(self, folder: Path, *, limit: int = 0, floor: int = 0) -> None:
+        self.folder = folder
+        self._limit = limit
+        self._floor = floor
+        self._used, self._counted = 0, -math.inf
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise ReelfsError(
+                f"{folder} is in use by another mount of this source that writes: "
+                "unmount that one, or give this one a cache_dir of its own"
+            ) from None
+        self._last = max(self.numbers(), default=0)
+
+    def numbers(self) -> Iterator[int]:
+        """The drafts there are."""
+        return (int(entry.name) for entry in os.scandir(self.folder) if _NAME.fullmatch(entry.name))
+
+    def create(self, base: StoredObject | None = None) -> Draft:
+        """A new draft: empty, or with the content of a stored object."""
+        self._last += 1
+        size = base.size if base else 0
+        path = self.folder / str(self._last)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            draft = Draft(self, self._last, size, base, size)
+            if size:
+                os.ftruncate(draft._file(), size)
+        except OSError as error:
+            raise _translated(error) from error
+        return draft
+
+    def open(self, number: int) -> int:
+        """A descriptor of a draft."""
+        try:
+            return os.open(self.folder / str(number), os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise ReelfsError(f"staged file {number}: {error.strerror}") from error
+
+    def remove(self, number: int) -> None:
+        """A draft is not needed any more."""
+        (self.folder / str(number)).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def room(self, growth: int, written: int) -> Iterator[None]:
+        """Around something that needs disk. growth: of a file's size. Raises NoRoom, before or instead."""
+        if self._floor or self._limit:
+            try:
+                self._check(written)
+            except NoRoom:
+                self.reclaim()
+                self._check(written)
+        try:
+            yield
+        except OSError as error:
+            raise _translated(error) from error
+
+    def _check(self, written: int) -> None:
+        status = os.statvfs(self.folder)
+        if status.f_bavail * status.f_frsize - written < self._floor:
+            raise NoRoom(f"the disk of {self.folder} is full: free some, or set cache_dir to a larger one")
+        if not self._limit or not written:
+            return
+        if time.monotonic() - self._counted > COUNT_SECONDS:
+            self._used, self._counted = self.used(), time.monotonic()
+        self._used += written
+        if self._used > self._limit:
+            self._counted = -math.inf
+            raise NoRoom(
+                f"{self.folder} holds as much as write.staging allows: wait for uploads, or raise it"
+            )
+
+    def used(self) -> int:
+        """Bytes all drafts take on the disk."""
+        total = 0
+        for entry in os.scandir(self.folder):
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        return total
+
+    def free(self) -> tuple[int, int]:
+        """Bytes that can still be staged, and that could be in all."""
+        status = os.statvfs(self.folder)
+        free = max(0, status.f_bavail * status.f_frsize - self._floor)
+        total = status.f_blocks * status.f_frsize
+        if self._limit:
+            return max(0, min(free, self._limit - self.used())), min(total, self._limit)
+        return free, total
+
+    def close(self) -> None:
+        """Let another process have it."""
+        os.close(self._lock)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def _copied(source: int, target: int, size: int) -> None:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS):
+            raise
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:  # holes stay holes
+        try:
+            start = os.lseek(source, at, os.SEEK_DATA)
+            end = os.lseek(source, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        while start < end:
+            count = os.copy_file_range(source, target, min(_COPY, end - start), start, start)
+            if count == 0:
+                break
+            start += count
+        at = end
+
+
+def _translated(error: OSError) -> ReelfsError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoRoom(f"no room to stage what is written: {error.strerror}")
+    return ReelfsError(f"what is written cannot be staged: {error.strerror}")
