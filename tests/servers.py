@@ -63,7 +63,7 @@ class Server:
 
     def client(self) -> S3Client:
         """A plain boto3 client, to prepare objects with; close it."""
-        return boto3.client(
+        client = boto3.client(
             "s3",
             endpoint_url=self.url,
             aws_access_key_id=ACCESS_KEY,
@@ -77,6 +77,10 @@ class Server:
                 s3={"addressing_style": "path"},
             ),
         )
+        # R2 is silent on it, and each PUT would wait for a second.
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"before-send.s3.{operation}", _without_expect)
+        return client
 
     def fill(self, bucket: str, objects: Mapping[str, bytes]) -> None:
         """Make the bucket, if need be, and put objects into it."""
@@ -97,6 +101,10 @@ class Server:
                 client.head_object(Bucket=bucket, Key=key)
         finally:
             client.close()
+
+
+def _without_expect(request: Any, **_: Any) -> None:
+    request.headers.pop("Expect", None)
 
 
 def environ_for(endpoint: str) -> dict[str, str]:

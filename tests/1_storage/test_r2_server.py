@@ -19,7 +19,7 @@ import urllib3
 
 from tests.r2.faults import Fault
 from tests.r2.wire import http_date
-from tests.servers import ACCESS_KEY, R2, SECRET_KEY, r2_server
+from tests.servers import ACCESS_KEY, R2, SECRET_KEY, _without_expect, r2_server
 
 LEAST = 5 << 20
 
@@ -57,13 +57,9 @@ def client(server: R2) -> Iterator[Any]:
         ),
     )
     for operation in ("PutObject", "UploadPart"):
-        made.meta.events.register(f"before-send.s3.{operation}", lambda request, **_: drop_expect(request))
+        made.meta.events.register(f"before-send.s3.{operation}", _without_expect)
     yield made
     made.close()
-
-
-def drop_expect(request: Any) -> None:
-    request.headers.pop("Expect", None)
 
 
 def refused(call: Any, /, **parameters: Any) -> tuple[int, str]:
