@@ -23,7 +23,18 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # `tests.bench`, not the files in it by their bare names
 
-from tests.bench import containers, frames, gets, listing, loop, pictures, resources, sequential, tables  # noqa: E402
+from tests.bench import (  # noqa: E402
+    containers,
+    frames,
+    gets,
+    listing,
+    loop,
+    pictures,
+    resources,
+    sequential,
+    tables,
+    uploads,
+)
 from tests.bench.game import folder  # noqa: E402
 from tests.bench.report import markdown  # noqa: E402
 from tests.bench.result import Row  # noqa: E402
@@ -40,6 +51,7 @@ BENCHES: Mapping[str, Callable[[], list[Row]]] = {
     "containers": containers.containers,
     "request-loop": loop.request_loop,
     "store-get": gets.store_get,
+    "store-put": uploads.store_put,
 }
 
 

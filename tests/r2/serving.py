@@ -18,7 +18,7 @@ from tests.r2.answers import dumped, error
 from tests.r2.faults import Entry, Fault, Ledger
 from tests.r2.operations import Service
 from tests.r2.state import State
-from tests.r2.wire import Answer, Gone, Refusal, Request, read_request, reset, send
+from tests.r2.wire import Answer, Gone, Refusal, Request, read_request, reset, send, size_of
 
 OWN = "_r2"
 #: Seconds between two looks whether the client of a request that hangs is still there.
@@ -65,24 +65,24 @@ class Connection(socketserver.BaseRequestHandler):
     def _serve(self, request: Request) -> None:
         service, ledger = self.server.service, self.server.ledger
         operation, key = service.operation(request), unquote(request.raw_key)
-        fault, status, sent = ledger.strikes(operation, key), 0, 0
+        fault = ledger.strikes(operation, key)
+        status, sent = 0, 0
         try:
             if fault is None or fault.done:
                 answer = self._answer(operation, request)
             if fault is not None:
                 answer = self._spoilt(fault, request)
             request.skip()
-            try:
-                sent = send(self.request, answer, without_body=request.method == "HEAD")
-            except FileNotFoundError:  # replaced before it was opened
-                answer = error(
-                    Refusal(500, "InternalError", "We encountered an internal error.", 10001), request
-                )
-                sent = send(self.request, answer, without_body=False)
-            status = answer.status
+            status, sent = answer.status, 0 if request.method == "HEAD" else size_of(answer)
         finally:
+            # Before the answer: whoever has one finds its request in the log.
             at = time.monotonic() - self.server.began
             ledger.note(Entry(operation, request.bucket, key, status, request.received, sent, at))
+        try:
+            send(self.request, answer, without_body=request.method == "HEAD")
+        except FileNotFoundError:  # replaced before it was opened
+            refusal = Refusal(500, "InternalError", "We encountered an internal error.", 10001)
+            send(self.request, error(refusal, request), without_body=False)
 
     def _answer(self, operation: str, request: Request) -> Answer:
         try:

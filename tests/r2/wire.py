@@ -137,11 +137,16 @@ def read_request(reader: BinaryIO) -> Request | None:
     return Request(reader, parts[0], parts[1], headers)
 
 
-def send(sock: socket.socket, answer: Answer, *, without_body: bool) -> int:
-    """Send an answer; the bytes of its body."""
-    windows = answer.body if isinstance(answer.body, tuple) else ()
-    size = sum(window.size for window in windows) if windows else len(answer.body)
-    headers = {"Content-Length": str(size), "Date": _date(int(time.time())), "Server": "r2server"}
+def size_of(answer: Answer) -> int:
+    """Bytes of its body."""
+    if isinstance(answer.body, bytes):
+        return len(answer.body)
+    return sum(window.size for window in answer.body)
+
+
+def send(sock: socket.socket, answer: Answer, *, without_body: bool) -> None:
+    """Send an answer. Raises FileNotFoundError, before anything is sent, where a file of it is gone."""
+    headers = {"Content-Length": str(size_of(answer)), "Date": _date(int(time.time())), "Server": "r2server"}
     if answer.status in (204, 304):
         del headers["Content-Length"]
     head = f"HTTP/1.1 {answer.status} {_phrase(answer.status)}\r\n"
@@ -149,16 +154,15 @@ def send(sock: socket.socket, answer: Answer, *, without_body: bool) -> int:
     packet = head.encode("utf-8", "surrogateescape") + b"\r\n"
     if without_body or answer.status in (204, 304):
         sock.sendall(packet)
-        return 0
+        return
     if isinstance(answer.body, bytes):
         sock.sendall(packet + answer.body)
-        return size
+        return
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(window.path.open("rb", buffering=0)) for window in windows]
+        files = [stack.enter_context(window.path.open("rb", buffering=0)) for window in answer.body]
         sock.sendall(packet)
-        for window, file in zip(windows, files, strict=True):
+        for window, file in zip(answer.body, files, strict=True):
             _send_file(sock, file.fileno(), window.offset, window.size)
-    return size
 
 
 def _send_file(sock: socket.socket, file: int, offset: int, left: int) -> None:

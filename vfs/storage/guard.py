@@ -13,7 +13,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import trio
@@ -257,10 +257,11 @@ class GuardedStore:
                 return await attempt()
             except (Stale, NotFound):
                 if attempts > 1:
-                    now = await self._store.head(key)
-                    before = replaces.version if replaces else None
-                    if now.object.version != before and await is_ours(now):
-                        return now.object
+                    with suppress(NotFound):
+                        now = await self._store.head(key)
+                        before = replaces.version if replaces else None
+                        if now.object.version != before and await is_ours(now):
+                            return now.object
                 raise
 
         return await self._tried(operation, key, noted, extra, patient=True)
