@@ -1,4 +1,4 @@
-"""The grammar of derived names, and names that cannot be paths. Pure.
+"""The grammar of derived names, names beside databases, and names that cannot be paths. Pure.
 
 A derived name is `NAME@SEL[.MODE].FMT`; what follows the last `@` is parsed here into a `Derived`. Times
 stay exact (`Fraction` seconds): `0.1s` is one tenth, never a float. Anything that is not in the grammar
@@ -25,6 +25,9 @@ _UNITS = re.compile(rf"(?=\d)(?:(\d{{1,{MAX_DIGITS}}})h)?(?:(\d{{1,{MAX_DIGITS}}
 _CLOCK = re.compile(rf"(?:(\d{{1,{MAX_DIGITS}}}):)?(\d{{1,2}}):(\d{{1,2}}(?:\.\d{{1,{MAX_DIGITS}}})?)")
 _ORDINAL = re.compile(rf"([fk])(\d{{1,{MAX_DIGITS}}})")
 _DERIVED = re.compile(r"(?P<sel>.+?)(?:\.(?P<mode>[a-z][a-z0-9]*))?\.(?P<format>[a-z][a-z0-9]*)", re.ASCII)
+#: What SQLite keeps beside a database, and how databases are called.
+_COMPANIONS = frozenset(("wal", "shm", "journal"))
+_DATABASES = (".sqlite", ".sqlite3", ".db", ".db3")
 
 Kind = Literal["time", "frame", "key"]
 
@@ -144,6 +147,20 @@ def split_derived(name: str) -> tuple[str, str] | None:
     """`("clip", "5s.jpg")` of `clip@5s.jpg`, cut at the last `@`; None when there is no name before one."""
     stem, at, rest = name.rpartition("@")
     return (stem, rest) if at and stem else None
+
+
+def companion(name: str) -> tuple[str, str] | None:
+    """`("x.sqlite", "wal")` of `x.sqlite-wal`: the file it lies beside, and what it is to SQLite, or None.
+
+    The others are `-shm`, the index of a `-wal`, and `-journal`.
+    """
+    base, dash, kind = name.rpartition("-")
+    return (base, kind) if base and dash and kind in _COMPANIONS else None
+
+
+def is_database_name(name: str) -> bool:
+    """Whether a file is an SQLite database by its name: `.sqlite`, `.sqlite3`, `.db`, `.db3`."""
+    return name.lower().endswith(_DATABASES)
 
 
 def is_component(name: str) -> bool:

@@ -132,3 +132,17 @@ def test_escape_makes_one_component_that_unescapes_to_the_text(text: str) -> Non
     assert not text or "/" not in escaped
     assert escaped not in (".", "..")
     assert "\0" not in escaped
+
+
+# -- names beside databases ---------------------------------------------------------------------------------
+
+
+def test_names_that_sqlite_keeps_beside_a_database() -> None:
+    assert names.companion("database.sqlite-wal") == ("database.sqlite", "wal")
+    assert names.companion("database.sqlite-shm") == ("database.sqlite", "shm")
+    assert names.companion("a-b-journal") == ("a-b", "journal")
+    for name in ("-wal", "database.sqlite", "database.sqlite-WAL", "x-waldo", "wal", "x-mj0123", ""):
+        assert names.companion(name) is None, name
+    assert names.is_database_name("Profile.SQLITE")
+    assert all(names.is_database_name("x" + ending) for ending in (".sqlite3", ".db", ".db3"))
+    assert not names.is_database_name("notes.txt")
