@@ -31,6 +31,8 @@ from PIL import Image, ImageDraw
 from sample_media import encode, sidecars
 from vfs_h4mk.pack import EXPORT_SAFE, LEAST_BLOCK, Writer, blocks_of, export_meta, export_seeks
 
+from vfs.userdata import SCHEMA
+
 #: Width and height of games, and of exports.
 SIZE = (480, 270)
 TALL = (270, 480)
@@ -134,42 +136,6 @@ class Project:
 PROJECTS = (Project(1, "Spring Highlights", (1, 4), True), Project(2, "Defending", (3, 6), False))
 #: Frames of a clip for which the application keeps a picture: clip, frame of the clip.
 HIGHLIGHTS = ((1, 30), (1, 90), (4, 45))
-
-SCHEMA = """
-CREATE TABLE games (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, video_path TEXT, thumbnail_path TEXT,
-    duration REAL, fps REAL, width INTEGER, height INTEGER, opponent_name TEXT, game_date TEXT,
-    game_type TEXT DEFAULT 'away', tournament_name TEXT,
-    created_at TEXT DEFAULT CURRENT_TIMESTAMP, updated_at TEXT DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE raw_clips (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, game_id INTEGER NOT NULL REFERENCES games(id) ON DELETE CASCADE,
-    video_path TEXT NOT NULL, start_time REAL NOT NULL, end_time REAL NOT NULL, rating INTEGER DEFAULT 3,
-    tags TEXT DEFAULT '[]', notes TEXT, thumbnail_path TEXT, created_at TEXT DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE projects (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, aspect_ratio TEXT DEFAULT '9:16',
-    output_width INTEGER DEFAULT 1080, output_height INTEGER DEFAULT 1920,
-    is_auto_created INTEGER DEFAULT 0, working_video_path TEXT, has_working_video INTEGER DEFAULT 0,
-    has_overlay_edits INTEGER DEFAULT 0, has_final_video INTEGER DEFAULT 0,
-    created_at TEXT DEFAULT CURRENT_TIMESTAMP, updated_at TEXT DEFAULT CURRENT_TIMESTAMP,
-    last_opened_at TEXT);
-CREATE TABLE working_clips (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    project_id INTEGER NOT NULL REFERENCES projects(id) ON DELETE CASCADE,
-    raw_clip_id INTEGER NOT NULL REFERENCES raw_clips(id), clip_index INTEGER NOT NULL,
-    crop_keyframes TEXT DEFAULT '[]', is_exported INTEGER DEFAULT 0, exported_path TEXT,
-    created_at TEXT DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE highlight_regions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    project_id INTEGER NOT NULL REFERENCES projects(id) ON DELETE CASCADE,
-    start_frame INTEGER NOT NULL, end_frame INTEGER NOT NULL, x REAL NOT NULL, y REAL NOT NULL,
-    radius_x REAL NOT NULL, radius_y REAL NOT NULL, opacity REAL DEFAULT 1.0, color TEXT DEFAULT '#ffffff',
-    created_at TEXT DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE final_videos (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, project_id INTEGER REFERENCES projects(id) ON DELETE SET NULL,
-    game_id INTEGER REFERENCES games(id) ON DELETE SET NULL, name TEXT NOT NULL, video_path TEXT NOT NULL,
-    thumbnail_path TEXT, source_type TEXT NOT NULL, duration REAL, file_size INTEGER,
-    created_at TEXT DEFAULT CURRENT_TIMESTAMP);
-"""
 
 
 # ---------------------------------------------------------------- media

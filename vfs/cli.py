@@ -1,8 +1,8 @@
 """The command line: `reelfs mount`, `umount`, `ls`, `stat`, `cat`, `explain`, `put`, `get`, `doctor`, ...
 
-Errors are one line on stderr that says what to do, and a non-zero exit: 2 for usage and configuration, 1
-for everything else; `REELFS_DEBUG=1` shows the traceback. What a command does not need is not imported: a
-mount has to answer 1.5 seconds after it was asked for.
+Errors are one line on stderr that says what to do, and a non-zero exit: 2 for usage and configuration, 3
+for a conflict that left two files, 1 for everything else; `REELFS_DEBUG=1` shows the traceback. What a
+command does not need is not imported: a mount has to answer 1.5 seconds after it was asked for.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import typer.core
 from vfs.errors import ConfigError, ReelfsError
 from vfs.terminal import (
     EXIT_BROKEN_PIPE,
+    EXIT_CONFLICT,
     EXIT_INTERRUPTED,
     NobodyReads,
     explained,
+    in_trio,
     log_to_stderr,
     only,
     print_json,
@@ -328,7 +330,7 @@ def put(
     path, remote = Path(file), transfer.remote_of(target)
     state = transfer.state_folder(os.environ)
     with progress_bar(path.name, path.stat().st_size if path.is_file() else 0) as progress:
-        _in_trio(lambda: transfer.put(path, remote, replace=replace, progress=progress, state=state))
+        in_trio(lambda: transfer.put(path, remote, replace=replace, progress=progress, state=state))
 
 
 @app.command()
@@ -346,7 +348,7 @@ def get(
 
     remote = transfer.remote_of(source)
     with progress_bar(remote.key, None) as progress:
-        _in_trio(lambda: transfer.get(remote, Path(file), replace=replace, progress=progress))
+        in_trio(lambda: transfer.get(remote, Path(file), replace=replace, progress=progress))
 
 
 @app.command()
@@ -367,10 +369,48 @@ def presign(
         async with transfer.opened(remote, writable=put) as store:
             return store.presign(remote.key, expires=int(seconds), put=put)
 
-    url = _in_trio(ask)
+    url = in_trio(ask)
     if url is None:
         raise ReelfsError(f"{target}: a folder has no URLs")
     print_line(url)
+
+
+@app.command()
+def db(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, s3://BUCKET/PREFIX or r2://BUCKET/PREFIX.")
+    ],
+    user: Annotated[Text, typer.Argument(metavar="[USER]", help="The folder of the database there.")] = None,
+    command: Annotated[
+        list[str] | None, typer.Option("--command", metavar="SQL", help="Run this instead of a shell.")
+    ] = None,
+    init: Annotated[bool, typer.Option("--init", help="Create the tables of the application.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a session that was cut off.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Drop a session that was cut off.")] = False,
+    name: Annotated[
+        str, typer.Option("--name", metavar="FILE", help="The name of the database.")
+    ] = "database.sqlite",
+) -> None:
+    """Fetch a stored SQLite database, open it, and put it back when you are done."""
+    from vfs import dbfolder, dbsession
+
+    ended = dbsession.run(
+        dbsession.remote_of(source, user, name),
+        commands=command,
+        init=init,
+        resume=resume,
+        discard=discard,
+        state=dbfolder.state_folder(os.environ),
+    )
+    if ended.kept:
+        _tell(f"{ended.key} was changed by another client meanwhile: both are kept, yours as {ended.kept}")
+        raise typer.Exit(EXIT_CONFLICT)
+    _tell(f"{ended.key}: put back, version {ended.version}" if ended.changed else f"{ended.key}: not changed")
+
+
+def _tell(text: str) -> None:
+    """What became of it; stdout is for what was asked for."""
+    print(f"reelfs: {text}", file=sys.stderr)
 
 
 # -- running and printing -----------------------------------------------------------------------------------
@@ -408,16 +448,6 @@ def _with_files(
         if source is None and isinstance(cause, OSError):
             _fail_on_mount(cause, path)
         raise cause from None
-
-
-def _in_trio(work: Callable[[], Awaitable[T]]) -> T:
-    """Run to the end; the one error that counts is raised."""
-    import trio
-
-    try:
-        return trio.run(work)
-    except BaseException as error:
-        raise only(error) from None
 
 
 def _fail_on_mount(error: OSError, path: str) -> NoReturn:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from vfs.errors import ConfigError, ReelfsError
 
+T = TypeVar("T")
+
+#: What was to be written is kept beside what another client wrote.
+EXIT_CONFLICT = 3
 #: 128 + the number of the signal, as a shell says it of a program that died of one.
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -80,6 +84,16 @@ def only(error: BaseException) -> BaseException:
         expected = [e for e in error.exceptions if not isinstance(e, ReelfsError | OSError)]
         error = (expected or error.exceptions)[0]
     return error
+
+
+def in_trio(work: Callable[[], Awaitable[T]]) -> T:
+    """Run to the end; the one error that counts is raised."""
+    import trio
+
+    try:
+        return trio.run(work)
+    except BaseException as error:
+        raise only(error) from None
 
 
 def explained(error: Exception) -> tuple[str, int]:

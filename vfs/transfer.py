@@ -206,18 +206,18 @@ async def get(remote: Remote, path: Path, *, replace: bool, progress: Progress) 
         part = path.with_name(path.name + ".part")
         try:
             with part.open("ab", buffering=0) as file:
-                await _get(store, stored, file, progress)
-                await trio.to_thread.run_sync(os.fsync, file.fileno())
-                with contextlib.suppress(OSError):
-                    os.removexattr(file.fileno(), _VERSION)
+                await download(store, stored, file, progress)
             part.replace(path)
         except OSError as error:
             raise ReelfsError(f"{part}: {error.strerror}") from error
         return stored
 
 
-async def _get(store: Store, stored: StoredObject, file: Any, progress: Progress) -> None:
-    """Append what is missing, several requests ahead, in order."""
+async def download(store: Store, stored: StoredObject, file: Any, progress: Progress) -> None:
+    """Make an unbuffered file, open for appending, the object: on the disk when this returns.
+
+    What an earlier try left in it of this very version stays; pieces come several requests ahead, in order.
+    """
     at = _resumed(file.fileno(), stored)
     progress(at)
     pieces = [(offset, min(PIECE, stored.size - offset)) for offset in range(at, stored.size, PIECE)]
@@ -246,6 +246,9 @@ async def _get(store: Store, stored: StoredObject, file: Any, progress: Progress
             async with ready:
                 written = number + 1
                 ready.notify_all()
+    await trio.to_thread.run_sync(os.fsync, file.fileno())
+    with contextlib.suppress(OSError):
+        os.removexattr(file.fileno(), _VERSION)
 
 
 def _resumed(descriptor: int, stored: StoredObject) -> int:

@@ -146,3 +146,12 @@ def test_names_that_sqlite_keeps_beside_a_database() -> None:
     assert names.is_database_name("Profile.SQLITE")
     assert all(names.is_database_name("x" + ending) for ending in (".sqlite3", ".db", ".db3"))
     assert not names.is_database_name("notes.txt")
+
+
+def test_another_file_beside_one_keeps_its_extension() -> None:
+    assert names.marked("database.sqlite", "conflict x") == "database (conflict x).sqlite"
+    assert names.marked(".profile", "conflict x") == ".profile (conflict x)"
+    assert names.marked("none", "m") == "none (m)"
+    long = names.marked("é" * 127 + ".db", "conflict 2026-11-20T12-00-00Z host")
+    assert len(long.encode()) <= names.NAME_MAX
+    assert long.endswith("é (conflict 2026-11-20T12-00-00Z host).db")
