@@ -29,7 +29,7 @@ from vfs.errors import (
     Unsupported,
     WorkerFailed,
 )
-from vfs.hookspecs import Command, hookimpl
+from vfs.hookspecs import Command, Indexer, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
 from vfs.nodes import Bytes, Directory, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vfs.rows import MAX_DATABASE, harden, read_rows, words_of
     from vfs.runtime import Runtime, open_runtime
     from vfs.telemetry import Status
+    from vfs.units import parse_size
     from vfs.workerfeed import Source
     from vfs.workerfile import WorkerFile
     from vfs.workerproc import worker_keeps
@@ -57,6 +58,7 @@ _LATE = {
     "in_thread": "vfs.workers",
     "in_worker": "vfs.workers",
     "open_runtime": "vfs.runtime",
+    "parse_size": "vfs.units",
     "read_rows": "vfs.rows",
     "words_of": "vfs.rows",
     "worker_keeps": "vfs.workerproc",
@@ -83,6 +85,7 @@ __all__ = [
     "DerivedObject",
     "Directory",
     "Extent",
+    "Indexer",
     "Inline",
     "IsADirectory",
     "Layout",
@@ -124,6 +127,7 @@ __all__ = [
     "in_worker",
     "open_runtime",
     "parse_derived",
+    "parse_size",
     "read_rows",
     "unescape",
     "words_of",

@@ -40,27 +40,30 @@ if TYPE_CHECKING:
 
 
 class _Commands(typer.core.TyperGroup):
-    """Our own commands, and those of plugins: looked for only when a name is none of ours, or for help."""
+    """Our own commands; `index` and those of plugins are looked for when a name is none of these."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
-        return super().get_command(ctx, cmd_name) or _plugin_commands().get(cmd_name)
+        return super().get_command(ctx, cmd_name) or _late_commands().get(cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, ours first; a broken configuration must not take the help away."""
         try:
-            added = list(_plugin_commands())
+            added = list(_late_commands())
         except ReelfsError:
             added = []
         return [*super().list_commands(ctx), *added]
 
 
-def _plugin_commands() -> Mapping[str, Any]:
+def _late_commands() -> Mapping[str, Any]:
+    from vfs import indexing
     from vfs.config import Settings
+    from vfs.hookspecs import Command
     from vfs.plugins import load_plugins
 
     made = {}
-    for command in load_plugins(Settings.load().plugins.block).commands():
+    ours = Command("index", indexing.index)
+    for command in (ours, *load_plugins(Settings.load().plugins.block).commands()):
         if isinstance(command.run, typer.Typer):
             made[command.name] = typer.main.get_command(command.run)
             continue

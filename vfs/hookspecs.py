@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 from vfs.storage.base import Store
-from vfs.views import View
+from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -40,6 +41,36 @@ class Command:
 
     name: str
     run: Callable[..., Any]
+
+
+class Indexer(Protocol):
+    """What `reelfs index` does for one kind of file, in processes of its own, a few files at a time."""
+
+    name: str
+    #: Whether what is made is kept by `Place.keep`, and so needs a cache folder.
+    needs_cache: bool
+
+    def wants(self, key: str) -> bool:
+        """By the name of the file."""
+
+    async def index(self, place: Place, folder: Path | None) -> tuple[str, str]:
+        """(state, reason) of one stored file; must cost little where all is done.
+
+        folder: of a local source, where sidecars are written; None = what is made is kept on this machine.
+        States: `made`, `there`, `none needed`, `none fits`, `unplayable`, all of them final until the file
+        changes; `failed` is tried again. Raises StoreError and the like where it could not be asked.
+        """
+
+    async def finish(self, there: Callable[[str], bool], count: int) -> str:
+        """After a whole listing: drop what is of files that are gone; a line to show, or "".
+
+        there: whether a key was listed. count: how many were, of all indexers.
+        """
+
+
+@hookspec
+def vfs_indexers(settings: Settings) -> Iterable[Indexer]:  # type: ignore[empty-body]
+    """What `reelfs index` makes, in the order in which it is made."""
 
 
 @hookspec

@@ -75,6 +75,13 @@ class Plugins:
             functions += self._call(hook, lambda f: list(f)) or []
         return functions
 
+    def indexers(self, settings: Settings) -> list[hookspecs.Indexer]:
+        """What `reelfs index` makes."""
+        found: list[hookspecs.Indexer] = []
+        for hook in sorted(self.manager.hook.vfs_indexers.get_hookimpls(), key=lambda impl: impl.plugin_name):
+            found += self._call(hook, lambda i: list(i), settings=settings) or []
+        return found
+
     def store(self, url: str, settings: Settings) -> Store:
         """The store for a URL. Raises ConfigError when no plugin knows its scheme."""
         store: Store | None = self.manager.hook.vfs_store(url=url, settings=settings)

@@ -7,9 +7,9 @@ from functools import partial
 
 from vfs import (
     Bytes,
-    Command,
     Damaged,
     Derived,
+    Indexer,
     Layout,
     Node,
     Place,
@@ -61,11 +61,11 @@ def vfs_views(settings: Settings) -> list[View]:
 
 
 @hookimpl
-def vfs_commands() -> list[Command]:
-    """`reelfs index`."""
-    from vfs_mp4 import indexing  # what a mount has no use for
+def vfs_indexers() -> list[Indexer]:
+    """Indexes of fragmented videos."""
+    from vfs_mp4.indexer import Frames  # what a mount has no use for
 
-    return [Command("index", indexing.index)]
+    return [Frames()]
 
 
 @hookimpl

@@ -38,7 +38,7 @@ async def answer(root: Place, query: Text, options: Options) -> Answer:
             for match in matches:
                 hit = await _hit(root, database, match, options)
                 missing += hit is None
-                if hit is not None and hit.score >= options.least and options.wants(hit.path):
+                if hit is not None and hit.score >= (options.least or 0.0) and options.wants(hit.path):
                     hits.append(hit)
                     taken += 1
             offset += _PAGE

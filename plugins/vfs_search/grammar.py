@@ -8,7 +8,7 @@
                 | "clip/"  enc-path "@" range
     term        = [ "-" ] ( word | '"' words '"' | field ":" value )
     value       = words | from ".." | ".." to | from ".." to
-    option      = "limit:" n | "min:" score | "in:" folder | "sort:" order | "descriptor:" name
+    option      = "limit:" n | "min:" score | "in:" folder | "sort:" order | "descriptor:" name | "tier:" name
 
 `%XX` stands for any byte; `_` and a space are the same between words. A path is percent-encoded into one
 component; its moment follows the last `@`, in the spelling of derived names (`12.5s`, `5s-9s`, `f123`).
@@ -35,6 +35,8 @@ WORDS = {
 #: Fields that have an order.
 ORDERED = ("rating", "date")
 SORTS = ("score", "date", "rating", "path")
+#: Ways of looking for a picture or a clip; `all` = all of them, else the first that is sure.
+TIERS = ("provenance", "coded", "sound", "visual", "all")
 #: Terms of one query: each is a condition of a statement.
 MAX_TERMS = 32
 MAX_LIMIT = 1000
@@ -69,18 +71,19 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """limit: results at most. least: score from which on there are results. folder: they lie below it."""
+    """limit: results at most. least: score they must have, None = not said. folder: they lie below it."""
 
     limit: int = 20
-    least: float = 0.0
+    least: float | None = None
     folder: str = ""
     sort: str = "score"
     descriptor: str = ""
+    tier: str = ""
 
     def with_option(self, component: str) -> Options | None:
         """These and one more; None for a name that is no option. Raises Malformed for one that is wrong."""
         name, colon, value = unescape(component).partition(":")
-        if not colon or name not in ("limit", "min", "in", "sort", "descriptor"):
+        if not colon or name not in ("limit", "min", "in", "sort", "descriptor", "tier"):
             return None
         if name == "limit":
             if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= MAX_LIMIT:
@@ -96,6 +99,10 @@ class Options:
             if value not in SORTS:
                 raise Malformed(f"sort:{value}: one of {', '.join(SORTS)}")
             return replace(self, sort=value)
+        if name == "tier":
+            if value not in TIERS:
+                raise Malformed(f"tier:{value}: one of {', '.join(TIERS)}")
+            return replace(self, tier=value)
         return replace(self, descriptor=value)
 
     def wants(self, path: str) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from vfs import Directory, Node, Place, Settings, View, hookimpl
-from vfs_search import bytext, grammar, results
-from vfs_search.grammar import Text
+from vfs import Directory, Indexer, Node, Place, Settings, Spliced, View, hookimpl
+from vfs_search import bypicture, bytext, grammar, results
+from vfs_search.grammar import Moment, Text
+from vfs_search.hits import Answer
+from vfs_search.library import Index
 from vfs_search.options import Options
 from vfs_search.results import Clips
 
@@ -21,14 +24,23 @@ FOLDER, ANSWER = "search", "@"
 @hookimpl
 def vfs_views(settings: Settings) -> list[View]:
     """One view of the root. Raises ConfigError."""
-    return [Search(Options.load(settings))]
+    options = Options.load(settings)
+    return [Search(options, Index(options.place(settings)))]
+
+
+@hookimpl
+def vfs_indexers(settings: Settings) -> list[Indexer]:
+    """Pictures, sound and coded samples. Raises ConfigError."""
+    from vfs_search.indexer import Pictures  # what a mount has no use for
+
+    return [Pictures(settings)]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """A query with its options as it was written. depth: components of its path so far."""
 
-    what: Text
+    what: Text | Moment
     options: grammar.Options
     depth: int
 
@@ -43,8 +55,9 @@ class Search:
 
     name = "search"
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: Options | None = None, index: Index | None = None) -> None:
         self._options = options or Options()
+        self._index = index or Index(Path("/nonexistent"))
 
     def applies(self, place: Place) -> bool:
         """The root of the mount, and nothing else."""
@@ -59,11 +72,21 @@ class Search:
         return self._top(place) if name == FOLDER else None
 
     def _top(self, root: Place) -> Directory:
-        return _folder({"text": _named(partial(self._by_text, root))})
+        return _folder(
+            {
+                "text": _named(partial(self._by_text, root)),
+                "frame": _named(partial(self._by_moment, root, is_range=False)),
+                "clip": _named(partial(self._by_moment, root, is_range=True)),
+            }
+        )
 
     async def _by_text(self, root: Place, component: str) -> Node | None:
         what, options = grammar.parse_text(component)
         return self._query(root, Query(what, options, 3))
+
+    async def _by_moment(self, root: Place, component: str, *, is_range: bool) -> Node | None:
+        what = grammar.parse_moment(component, is_range=is_range)
+        return self._query(root, Query(what, grammar.Options(), 3))
 
     def _query(self, root: Place, query: Query) -> Directory:
         """The folder of a query: further options, and the answer."""
@@ -85,12 +108,26 @@ class Search:
     async def _clips(self, root: Place, query: Query) -> Clips:
         """The answer, made once for each state of what it is searched in."""
         state = await bytext.fingerprint(root)
+        if isinstance(query.what, Moment):
+            state += "\0" + await self._index.generation() + "\0" + await _version(root, query.what)
 
         async def make() -> Clips:
-            answer = await bytext.answer(root, query.what, query.options)
-            return await results.clips_of(root, answer, query.options.limit)
+            return await results.clips_of(root, await self._ask(root, query), query.options.limit)
 
         return await root.derive(f"{results.CODE}\0{query.identity}\0{state}", make, cost=_cost)
+
+    async def _ask(self, root: Place, query: Query) -> Answer:
+        if isinstance(query.what, Text):
+            return await bytext.answer(root, query.what, query.options)
+        snapshot = await self._index.snapshot()
+        look = bypicture.clip if query.what.selection.is_range else bypicture.frame
+        return await look(root, snapshot, query.what, query.options)
+
+
+async def _version(root: Place, moment: Moment) -> str:
+    """Of the clip or picture that is asked about. Raises NotFound, MediaError, StoreError."""
+    node = await root.node(f"{moment.path}@{moment.selection.canonical}.mp4")
+    return node.version or "" if isinstance(node, Spliced) else ""
 
 
 def _cost(clips: Clips) -> int:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import trio
 from vfs_mp4 import sidecar, source
-from vfs_mp4.indexjournal import Journal
 
 from tests.bare_bucket import bare_bucket
 from vfs import Settings, StoredObject, open_runtime
+from vfs.indexjournal import Journal
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "scripts")]
 encode: Callable[..., Path] = importlib.import_module("sample_media").encode
@@ -55,7 +55,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 def index(environ: dict[str, str], *arguments: str, code: int = 0) -> list[str]:
     """The lines that it prints."""
-    command = [sys.executable, "-m", "vfs.cli", "index", *arguments]
+    command = [sys.executable, "-m", "vfs.cli", "index", "--only", "frames", *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False, text=True)
     assert (done.returncode, done.stderr) == (code, "")
     return done.stdout.splitlines()

@@ -11,9 +11,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +22,15 @@ from urllib.parse import unquote
 import trio
 import typer
 
-from vfs import ConfigError, ReadOnly, Settings, open_runtime
-from vfs_mp4.indexjournal import Journal, path_of
-from vfs_mp4.indexshow import Show, showing
-from vfs_mp4.indexwork import AT_ONCE
-from vfs_mp4.selecting import SUFFIXES
+from vfs.config import Settings
+from vfs.errors import ConfigError, ReadOnly
+from vfs.hookspecs import Indexer
+from vfs.indexjournal import Journal, path_of
+from vfs.indexshow import Show, showing
+from vfs.indexwork import AT_ONCE
+from vfs.plugins import load_plugins
+from vfs.runtime import open_runtime
+from vfs.units import parse_seconds
 
 #: `key`, `state` and `reason` of one file.
 Outcome = Mapping[str, str]
@@ -38,18 +42,24 @@ _GRACE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What was asked for. folder: where sidecars are written; None = indexes are kept in the cache."""
+    """What was asked for. folder: where sidecars are written; None = indexes are kept on this machine."""
 
     settings: Settings
+    indexers: tuple[Indexer, ...]
     folder: Path | None
     patterns: tuple[str, ...]
     processes: int
     again: bool
 
     def wants(self, key: str) -> bool:
-        """A video that one of the patterns fits."""
+        """A file for one of the indexers that one of the patterns fits."""
         named = not self.patterns or any(fnmatchcase(key, pattern) for pattern in self.patterns)
-        return named and key.lower().endswith(SUFFIXES)
+        return named and any(indexer.wants(key) for indexer in self.indexers)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the indexers."""
+        return [indexer.name for indexer in self.indexers]
 
 
 def index(
@@ -58,8 +68,14 @@ def index(
         list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Keys to look at, as 'games/*.mp4'.")
     ] = None,
     write_sidecars: Annotated[
-        bool, typer.Option("--write-sidecars", help="Write FILE.index.sqlite beside each file.")
+        bool, typer.Option("--write-sidecars", help="Write what is made beside each file.")
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="Make only this: frames, search.")
+    ] = None,
+    watch: Annotated[
+        str | None, typer.Option("--watch", metavar="TIME", help="Go on, and list again after this long.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, metavar="N", help="Processes.")] = 2,
     again: Annotated[bool, typer.Option("--again", help="Look at what is done already, too.")] = False,
     config: Annotated[
@@ -69,14 +85,35 @@ def index(
         list[str] | None, typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting.")
     ] = None,
 ) -> None:
-    """Make the indexes that videos of SOURCE lack, so that mounts find their frames at once."""
+    """Make the indexes that files of SOURCE lack: frames are found at once, and `search/` finds pictures."""
     settings = Settings.load({"source": source}, options=options or (), config=config)
-    job = _job(settings, tuple(patterns or ()), write_sidecars, jobs, again)
+    indexers = _chosen(settings, only or ())
+    job = _job(settings, indexers, tuple(patterns or ()), write_sidecars, jobs, again)
+    pause = None if watch is None else parse_seconds(watch)
     try:
-        good = trio.run(run, job, showing())
+        good = trio.run(_watch, job, pause)
     except BaseException as error:
         raise _only(error) from None
     raise typer.Exit(0 if good else 1)
+
+
+def _chosen(settings: Settings, only: Iterable[str]) -> tuple[Indexer, ...]:
+    """The indexers of those names, all where none is named. Raises ConfigError."""
+    known = {indexer.name: indexer for indexer in load_plugins(settings.plugins.block).indexers(settings)}
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"--only {name}: there is {' and '.join(known) or 'no plugin that indexes'}")
+    return tuple(known[name] for name in (only or known))
+
+
+async def _watch(job: Job, pause: float | None) -> bool:
+    """Once, or again and again."""
+    while True:
+        good = await run(job, showing())
+        if pause is None:
+            return good
+        await trio.sleep(pause)
+        job = replace(job, again=False)
 
 
 def _only(error: BaseException) -> BaseException:
@@ -87,7 +124,14 @@ def _only(error: BaseException) -> BaseException:
     return error
 
 
-def _job(settings: Settings, patterns: tuple[str, ...], write: bool, processes: int, again: bool) -> Job:
+def _job(
+    settings: Settings,
+    indexers: tuple[Indexer, ...],
+    patterns: tuple[str, ...],
+    write: bool,
+    processes: int,
+    again: bool,
+) -> Job:
     """Where indexes are put. Raises ConfigError, ReadOnly."""
     is_folder = "://" not in settings.source or settings.source.startswith("file://")
     folder = None
@@ -99,18 +143,23 @@ def _job(settings: Settings, patterns: tuple[str, ...], write: bool, processes: 
             )
         folder = Path(unquote(settings.source.removeprefix("file://"))).resolve()
     elif settings.cache_dir is None:
+        indexers = tuple(indexer for indexer in indexers if not indexer.needs_cache)
+    if not indexers:
         raise ConfigError(
             "there is no cache folder to keep indexes in: give --write-sidecars, or -o cache_dir=DIR here "
             "and to `reelfs mount`"
         )
     # Blocks are not kept on disk: a mount may hold the lock of that cache, and each is read once.
-    return Job(settings.model_copy(update={"cache_size": 0}), folder, patterns, processes, again)
+    # Each process works on a file with one worker: what runs at a time is what was asked for.
+    worker = settings.workers.model_copy(update={"processes": 1})
+    settings = settings.model_copy(update={"cache_size": 0, "workers": worker})
+    return Job(settings, indexers, folder, patterns, processes, again)
 
 
 async def run(job: Job, show: Show, environ: Mapping[str, str] = os.environ) -> bool:
     """Index a source; False where a file could not be asked for or its index not be put anywhere."""
     begun = time.monotonic()
-    where = "beside" if job.folder is not None else str(job.settings.cache_dir)
+    where = "\0".join(("beside" if job.folder is not None else str(job.settings.cache_dir), *job.names))
     async with open_runtime(job.settings) as runtime:
         journal = Journal(path_of(runtime.store.url, where, environ))
         try:
@@ -118,6 +167,9 @@ async def run(job: Job, show: Show, environ: Mapping[str, str] = os.environ) -> 
             with show.running(journal.waiting()):
                 failed = await _work(job, journal, show)
             show.summary(journal.outcomes(), failed, time.monotonic() - begun)
+            for indexer in job.indexers if not job.patterns else ():
+                if told := await indexer.finish(journal.knows, journal.count()):
+                    show.note(f"{indexer.name}: {told}")
         finally:
             journal.close()
     return not failed
@@ -159,10 +211,12 @@ async def _work(job: Job, journal: Journal, show: Show) -> int:
 
 async def _process(job: Job, keys: Iterator[str], take: Callable[[Outcome], None]) -> None:
     """One process: as many files at a time as it works on; what it leaves behind has failed."""
-    command = [sys.executable, "-m", "vfs_mp4.indexwork"]
+    command = [sys.executable, "-m", "vfs.indexwork"]
+    # Numerics by one thread: there are as many processes as were asked for.
+    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     # A session of its own: Ctrl-C is for this command alone, which then ends its processes.
     process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environ
     )
     pending: set[str] = set()
     try:
@@ -182,7 +236,7 @@ async def _share(
     assert process.stdin is not None
     assert process.stdout is not None
     folder = None if job.folder is None else str(job.folder)
-    await _tell(process.stdin, {"settings": job.settings.to_dict(), "folder": folder})
+    await _tell(process.stdin, {"settings": job.settings.to_dict(), "folder": folder, "indexers": job.names})
     await _feed(process.stdin, keys, pending)
     rest = b""
     while pending and (piece := await process.stdout.receive_some()):

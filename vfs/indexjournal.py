@@ -13,7 +13,8 @@ from pathlib import Path
 import apsw
 import xxhash
 
-from vfs import ConfigError, StoredObject
+from vfs.errors import ConfigError
+from vfs.spans import StoredObject
 
 #: Rows taken at a time: memory does not grow with the library.
 BATCH = 256
@@ -62,6 +63,16 @@ class Journal:
     def forget(self) -> None:
         """What this run did not see is not there any more."""
         self._database.execute("DELETE FROM files WHERE run < ?", (self._run,))
+
+    def knows(self, key: str) -> bool:
+        """Whether this run saw a file."""
+        query = "SELECT 1 FROM files WHERE key = ? AND run = ?"
+        return self._database.execute(query, (_bytes(key), self._run)).fetchone() is not None
+
+    def count(self) -> int:
+        """How many files this run saw."""
+        found = self._database.execute("SELECT count(*) FROM files WHERE run = ?", (self._run,)).fetchone()
+        return int(found[0]) if found else 0
 
     def waiting(self) -> int:
         """How many files of this run have no outcome yet."""

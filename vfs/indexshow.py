@@ -34,6 +34,9 @@ class Show(Protocol):
     def summary(self, outcomes: Mapping[str, int], failed: int, seconds: float) -> None:
         """What became of all, in earlier runs too."""
 
+    def note(self, text: str) -> None:
+        """A line behind the summary."""
+
 
 def showing() -> Show:
     """The one that fits where stdout goes."""
@@ -59,6 +62,10 @@ class Lines:
     def summary(self, outcomes: Mapping[str, int], failed: int, seconds: float) -> None:
         """One line."""
         _print(_summary(outcomes, failed, seconds))
+
+    def note(self, text: str) -> None:
+        """One line."""
+        _print(text)
 
 
 class Bar:
@@ -110,6 +117,10 @@ class Bar:
         """Below the bar."""
         self._progress.stop()
         _print(_summary(outcomes, failed, seconds))
+
+    def note(self, text: str) -> None:
+        """Below that."""
+        _print(text)
 
 
 def _line(state: str, key: str, reason: str) -> str:

@@ -1,0 +1,192 @@
+"""Ways of looking for a stretch of video, the surest and cheapest first. Pure: numbers in, stretches out.
+
+coded: the same coded pictures, where something was cut without encoding. sound: landmarks of the sound,
+whatever became of the pictures. visual: similar pictures that agree on an offset. (provenance, what the
+database says was cut from where, needs no index: see `origins`.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfs_search import engine, features, hashes, landmarks
+from vfs_search.align import VOTE, Vote, align
+from vfs_search.catalog import Snapshot
+from vfs_search.sampling import Question
+
+#: What is sure: coded pictures at one offset; votes of sound, and how many times those of another offset.
+LEAST_CODED, LEAST_SOUND, SOUND_MARGIN = 3, 12, 2.0
+#: References a picture may vote for.
+CANDIDATES = 20
+#: The visual score at which a stretch is as likely the wrong one as the right one, and how fast that changes.
+#: From tests/bench/search_eval.py: see docs/search.md.
+EVEN, STEEP = 0.062, 0.012
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """[start, end) seconds of an indexed video (a number of the snapshot), found in one way."""
+
+    video: int
+    start: float
+    end: float
+    score: float
+    tier: str
+    offset: float
+    matched: float
+    details: dict[str, str] = field(default_factory=dict)
+
+
+def coded(snapshot: Snapshot, question: Question) -> list[Stretch]:
+    """Where the same coded pictures are, in the same rhythm."""
+    asked, first = np.unique(question.coded, return_index=True)
+    times = question.coded_times[first]
+    found = []
+    for number, entry in enumerate(snapshot.entries):
+        known = snapshot.of(entry, "coded")
+        votes, offset = hashes.votes(asked, times, known, snapshot.of(entry, "coded_times"))
+        if votes >= min(LEAST_CODED, max(1, len(asked))):
+            there = np.isin(asked, known)
+            begin, end = float(times[there].min()), float(times[there].max())
+            step = question.duration / max(len(question.coded), 1)
+            details = {"votes": str(votes), "coverage": f"{votes / len(asked):.3f}"}
+            score = 0.9 + 0.1 * votes / len(asked)
+            found.append(
+                Stretch(
+                    number,
+                    offset + begin,
+                    offset + end + step,
+                    score,
+                    "coded",
+                    offset,
+                    offset + begin,
+                    details,
+                )
+            )
+    return found
+
+
+def sound(snapshot: Snapshot, question: Question) -> list[Stretch]:
+    """Where the same sound is."""
+    found = []
+    for number, entry in enumerate(snapshot.entries):
+        votes, offset, runner = landmarks.votes(question.sound, snapshot.of(entry, "sound"))
+        if votes < LEAST_SOUND or votes < SOUND_MARGIN * runner:
+            continue
+        start, end = max(0.0, offset), offset + question.duration
+        details = {"votes": str(votes), "margin": f"{votes / max(runner, 1):.2f}"}
+        score = 0.5 + 0.5 * (1 - LEAST_SOUND / (votes + 1e-9) / 2)
+        found.append(Stretch(number, start, end, score, "sound", offset, (start + end) / 2, details))
+    return found
+
+
+def _alive(snapshot: Snapshot, skip: Iterable[tuple[int, float, float]]) -> NDArray[np.bool_]:
+    """Rows of videos that are there, but for stretches that are not to be found."""
+    alive = snapshot.owners >= 0
+    times = snapshot.columns["times"]
+    for video, start, end in skip:
+        first, count = snapshot.entries[video].ranges.get("grad512", (0, 0))
+        rows = slice(first, first + count)
+        alive[rows] &= (times[rows] < start) | (times[rows] >= end)
+    return alive
+
+
+def visual(
+    snapshot: Snapshot, question: Question, skip: Iterable[tuple[int, float, float]] = ()
+) -> list[Stretch]:
+    """Where similar pictures follow one another as they do here. skip: stretches that are not looked at."""
+    times = snapshot.columns["times"]
+    alive = _alive(snapshot, skip)
+    pictures, variants = question.vectors.shape[:2]
+    queries = question.vectors.reshape(pictures * variants, features.DIMENSIONS)
+    near = engine.nearest(snapshot.columns.__getitem__, alive, queries, CANDIDATES, VOTE)
+    asked, place = np.nonzero(near.rows >= 0)
+    rows = near.rows[asked, place]
+    picture = asked // variants
+    votes = Vote(
+        picture=picture,
+        asked=question.times[picture],
+        video=snapshot.owners[rows].astype(np.int64),
+        time=times[rows].astype(np.float64),
+        score=near.scores[asked, place].astype(np.float64),
+        row=rows,
+    )
+    found = []
+    for one in align(votes, pictures, question.duration):
+        best = np.flatnonzero((votes.row == one.row) & np.isclose(votes.score, one.similarity))
+        variant = question.names[int(asked[best[0]] % variants)] if len(best) else ""
+        window = features.window_names(12)[int(snapshot.columns["windows"][one.row])]
+        details = {
+            "votes": str(one.votes),
+            "coverage": f"{one.coverage:.3f}",
+            "margin": f"{one.margin:.2f}",
+            "similarity": f"{one.similarity:.3f}",
+            "alignment": f"{one.score:.4f}",
+            "speed": f"{one.speed:g}",
+            "window": window,
+            "variant": variant,
+            "mirrored": "yes" if "mirrored" in variant else "no",
+        }
+        matched = float(times[one.row])
+        found.append(
+            Stretch(
+                one.video, one.start, one.end, confidence(one.score), "visual", one.offset, matched, details
+            )
+        )
+    return found
+
+
+def confidence(score: float) -> float:
+    """How likely a visual match is the right one, 0 to 1: a logistic curve through what was measured."""
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, (score - EVEN) / STEEP))))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of an indexed video that is like the one that is looked for."""
+
+    video: int
+    time: float
+    score: float
+    details: dict[str, str]
+
+
+#: Pictures of one video this near to each other (seconds) are one result.
+TOGETHER = 2.0
+
+
+def pictures(
+    snapshot: Snapshot,
+    vectors: features.Floats,
+    names: list[str],
+    limit: int,
+    skip: Iterable[tuple[int, float, float]] = (),
+) -> list[Picture]:
+    """The most similar pictures, one for each place. vectors: (variants, 512) of one picture."""
+    times = snapshot.columns["times"]
+    alive = _alive(snapshot, skip)
+    near = engine.nearest(snapshot.columns.__getitem__, alive, vectors, 20 * max(limit, 10))
+    asked, place = np.nonzero(near.rows >= 0)
+    rows, scores = near.rows[asked, place], near.scores[asked, place]
+    found: list[Picture] = []
+    for number in np.argsort(-scores, kind="stable"):
+        row = int(rows[number])
+        video, time = int(snapshot.owners[row]), float(times[row])
+        if any(one.video == video and abs(one.time - time) <= TOGETHER for one in found):
+            continue
+        variant = names[int(asked[number])]
+        details = {
+            "similarity": f"{scores[number]:.4f}",
+            "window": features.window_names(12)[int(snapshot.columns["windows"][row])],
+            "variant": variant,
+            "mirrored": "yes" if "mirrored" in variant else "no",
+        }
+        found.append(Picture(video, time, float(scores[number]), details))
+        if len(found) >= limit:
+            break
+    return found
