@@ -134,7 +134,7 @@ def test_where_nothing_can_be_kept_it_says_what_to_do(environ: dict[str, str], t
         ([str(tmp_path)], 2, "--write-sidecars, or -o cache_dir=DIR"),
         (["s3://bucket", "--write-sidecars"], 1, "cannot be written to"),
     ):
-        command = [sys.executable, "-m", "vfs.cli", "index", *arguments]
+        command = [sys.executable, "-m", "vfs.cli", "index", "--only", "frames", *arguments]
         done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False, text=True)
         assert done.returncode == code
         assert words in done.stderr
@@ -165,7 +165,16 @@ def test_an_interrupted_run_goes_on_where_it_was(
     folder.mkdir()
     for number in range(24):
         (folder / f"f{number:02}.mp4").write_bytes(videos["games/f0.mp4"])
-    command = [sys.executable, "-m", "vfs.cli", "index", str(folder), "--write-sidecars", "--jobs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "vfs.cli",
+        "index",
+        "--only=frames",
+        str(folder),
+        "--write-sidecars",
+        "--jobs=1",
+    ]
     running = subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
