@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 import typer.core
 
+from vfs import cli_mounts
 from vfs.errors import ConfigError, ReelfsError
 from vfs.terminal import (
     EXIT_BROKEN_PIPE,
@@ -376,6 +377,9 @@ def presign(
     if url is None:
         raise ReelfsError(f"{target}: a folder has no URLs")
     print_line(url)
+
+
+cli_mounts.register(app)
 
 
 @app.command()

@@ -73,6 +73,7 @@ Octal = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_path)]
 Source = Annotated[str, BeforeValidator(_source)]
+LOG_LEVELS = ("debug", "info", "warning", "error")
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda v: v.lower() if isinstance(v, str) else v),

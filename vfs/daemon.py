@@ -29,7 +29,9 @@ import pyfuse3
 import trio
 
 from vfs import errors, fuse_loop, mounting
+from vfs.changes import Changes
 from vfs.config import Settings
+from vfs.control import Control, socket_path
 from vfs.errors import ConfigError, DeadlineExceeded, ReelfsError
 from vfs.fuse import Adapter, Look, OpensLayouts
 from vfs.fuse_guard import only_cause
@@ -73,6 +75,14 @@ class Source(Protocol):
     def writing(self) -> WriteSession | None:
         """Writing, where it is enabled."""
 
+    @property
+    def control(self) -> Control:
+        """What can be asked of it beside the kernel."""
+
+    @property
+    def changes(self) -> Changes:
+        """Where it is told what the kernel must not remember any more."""
+
     async def warm(self) -> None:
         """What can be made ready ahead, once the mount answers."""
 
@@ -110,10 +120,12 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
         else:
             adapter = Adapter(opened.tree, opened.reader, root, look, opened.status, callers)
         watch = fuse_loop.StallWatch(lambda seconds: opened.status.observe("loop_stall_seconds", seconds))
+        opened.changes.listen(adapter.invalidate)
         with _mounted(adapter, mountpoint, settings):
             trio.lowlevel.add_instrument(watch)
             try:
-                await _answer(mountpoint, callers, ready, opened.warm)
+                async with opened.control.serving(socket_path(mountpoint)):
+                    await _answer(mountpoint, callers, ready, opened.warm)
             finally:
                 trio.lowlevel.remove_instrument(watch)
     log.info("%s: unmounted", mountpoint)

@@ -129,6 +129,11 @@ class Adapter(Refusals):
         opened = self.files.get(handle)
         return opened.opener if opened else 0
 
+    def invalidate(self, path: str) -> None:
+        """Have the kernel forget the names at or below a path, "" = all: it asks again for them."""
+        for folder, name in self.inodes.below(path):
+            pyfuse3.invalidate_entry_async(folder, os.fsencode(name), ignore_enoent=True)
+
     # -- names and attributes ---------------------------------------------------------------------------
 
     @answered

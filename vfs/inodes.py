@@ -95,6 +95,20 @@ class Inodes:
         except KeyError:
             raise Stale(f"inode {number} is not known") from None
 
+    def below(self, path: str) -> list[tuple[int, str]]:
+        """The names the kernel may remember at or below a path: number of the folder, and name.
+
+        path: below the root of the mount; "" is all of it.
+        """
+        folders = {i.found.path: n for n, i in self._table.items() if isinstance(i.found.node, Directory)}
+        names = []
+        for inode in self._table.values():
+            parent, _, name = inode.found.path.rpartition("/")
+            inside = not path or inode.found.path == path or inode.found.path.startswith(f"{path}/")
+            if inside and inode.number != ROOT and parent in folders:
+                names.append((folders[parent], name))
+        return names
+
     def number(self, found: Found) -> int:
         """The number of what was found; the same in every mount unless two identities collide.
 

@@ -19,9 +19,12 @@ from vfs.cache.derived import Derived
 from vfs.cache.disk import DiskCache
 from vfs.cache.kept import Kept
 from vfs.cache.metadata import Metadata
+from vfs.changes import Changes
 from vfs.config import Settings
+from vfs.control import Control
 from vfs.errors import DeadlineExceeded, ReelfsError, Unavailable
 from vfs.explain import explain
+from vfs.operate import Operations
 from vfs.places import Services
 from vfs.plugins import Plugins, load_plugins
 from vfs.reader import Reader, open_reader
@@ -51,6 +54,8 @@ class Runtime:
     tree: Tree
     status: Status
     plugins: Plugins
+    control: Control
+    changes: Changes
     writing: WriteSession | None = None
 
     async def warm(self) -> None:
@@ -158,6 +163,11 @@ async def open_runtime(
         status.watch("worker_jobs", lambda: dict(workers.jobs))
         status.watch("worker_restarts", lambda: workers.jobs["died"] + workers.jobs["overran"])
 
+        control = Control()
+
+        async def socket_path(found: Found) -> str:
+            return str(control.path)
+
         async def explained(found: Found) -> str:
             return explain(found, reader, status)
 
@@ -172,6 +182,12 @@ async def open_runtime(
             plugins.views(settings, status),
             expand=settings.expand,
             show_derived=settings.show_derived,
-            exposed={"explain": (lambda found: True, explained), "presigned_url": (is_stored, presigned)},
+            exposed={
+                "explain": (lambda found: True, explained),
+                "presigned_url": (is_stored, presigned),
+                "control": (lambda found: not found.path and control.path is not None, socket_path),
+            },
         )
-        yield Runtime(settings, guarded, budget, reader, tree, status, plugins, writing)
+        changes = Changes(metadata.forget_at)
+        Operations(settings, control, tree, reader, blocks, status, changes, writing).add()
+        yield Runtime(settings, guarded, budget, reader, tree, status, plugins, control, changes, writing)

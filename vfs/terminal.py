@@ -111,10 +111,11 @@ def explained(error: Exception) -> tuple[str, int]:
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """On a terminal a bar with bytes, rate and time left; elsewhere nothing. Gives what to tell bytes to."""
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[..., object]]:
+    """On a terminal a bar with bytes, rate and time left; elsewhere nothing. Gives what to tell bytes to
+    (and, with `total=`, how many there will be)."""
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield lambda count, total=None: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -129,4 +130,4 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], objec
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+        yield lambda count, total=total: bar.update(task, advance=count, total=total)

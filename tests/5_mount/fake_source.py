@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,9 @@ import pyfuse3
 import trio
 
 from vfs import daemon, fuse_loop
+from vfs.changes import Changes
 from vfs.config import Settings
+from vfs.control import Control
 from vfs.errors import Damaged, NotFound, ReelfsError, Stale
 from vfs.fuse import Adapter, OpensLayouts
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
@@ -51,6 +53,8 @@ class Opened:
     reader: OpensLayouts
     status: Status
     writing: WriteSession | None = None
+    control: Control = field(default_factory=Control)
+    changes: Changes = field(default_factory=lambda: Changes(lambda path: None))
 
     async def warm(self) -> None:
         """Nothing is."""

@@ -171,6 +171,28 @@ class BlockCache:
             for stored in objects:
                 await self.disk.settle(self.disk.identity(self.store.url, stored))
 
+    async def forget(self, objects: Iterable[StoredObject] | None = None) -> int:
+        """Drop what is kept of these versions (None: of all), in memory and on disk; the bytes freed.
+
+        What readers hold now stays theirs.
+        """
+        wanted = None if objects is None else {_key(stored): stored for stored in objects}
+        freed = 0
+        for key in list(self._files) if wanted is None else [k for k in wanted if k in self._files]:
+            file = self._files[key]
+            for segment in list(file.ready):
+                freed += len(segment.data)
+                self._remove(segment)
+            self._tidy(file)
+        if self.disk is not None:
+            disk, url = self.disk, self.store.url
+            freed += (
+                await disk.clear()
+                if wanted is None
+                else await disk.forget(disk.identity(url, stored) for stored in wanted.values())
+            )
+        return freed
+
     def plan(
         self,
         stored: StoredObject,

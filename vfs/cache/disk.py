@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,6 +252,31 @@ class DiskCache:
             self.budget.unpin(length)
         if not self._pending:
             self._idle.set()
+
+    async def forget(self, identities: Iterable[str]) -> int:
+        """Remove all bytes of these objects; how many bytes of disk that frees."""
+        before = self.used
+        for identity in identities:
+            await self.settle(identity)
+            await self._remove(self._index.get(identity, ()))
+        return before - self.used
+
+    async def clear(self) -> int:
+        """Remove everything; how many bytes of disk that frees."""
+        if not self._scanned:
+            for found in await self._call(lambda: diskfile.scan(self._root), self._readers) or ():
+                self._learn(found)
+        before = self.used
+        await self._remove(self._lru)
+        return before - self.used
+
+    async def _remove(self, entries: Iterable[_Entry]) -> None:
+        gone = list(entries)
+        for entry in gone:
+            if not self._scanned:
+                self._discarded.add(entry.found)
+            self._forget(entry)
+        await self._call(lambda: self._unlink([entry.found for entry in gone]), self._readers)
 
     async def _scan(self) -> None:
         found = await self._call(lambda: diskfile.scan(self._root), self._writer) or []

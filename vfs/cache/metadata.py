@@ -299,6 +299,16 @@ class Metadata:
             for stem in [s for s in known.stems if name.startswith(s)]:
                 del known.stems[stem]
 
+    def forget_at(self, path: str) -> None:
+        """Drop all that is known about a file or folder and everything in it; "" is all there is."""
+        if path:
+            self.forget(path)
+        prefix = f"{path}/" if path else ""
+        for known in [p for p in self._known if p.startswith(prefix)]:
+            del self._known[known]
+        for key in [k for k in self._seen if k.startswith(prefix)]:
+            del self._seen[key]
+
     def listings(self) -> Mapping[str, Folder]:
         """The whole listings at hand, by prefix."""
         return {prefix: known.listing for prefix, known in self._known.items() if known.listing is not None}
