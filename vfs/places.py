@@ -122,10 +122,15 @@ class StoredPlace:
         """All bytes of a layout."""
         return await self.services.reader.fetch(layout)
 
-    async def stream(self, layout: Layout, offset: int = 0, length: int | None = None) -> AsyncIterator[Data]:
+    def stream(self, layout: Layout, offset: int = 0, length: int | None = None) -> AsyncIterator[Data]:
         """Bytes [offset, offset + length) of a layout, in order, in pieces as they come."""
-        async for piece in self.services.reader.stream(layout, offset, length):
-            yield piece
+        return self.services.reader.stream(layout, offset, length)
+
+    async def expect(self, offset: int, length: int) -> None:
+        """Begin to fetch these bytes, and see it through; does not wait for them."""
+        length = min(length, self.size - offset)
+        if length > 0:
+            await self.services.reader.expect(Layout((self.extent(offset, length),)))
 
     async def sidecar(self, suffix: str) -> StoredPlace | None:
         """The stored file whose name is this one's plus `suffix`."""

@@ -16,7 +16,7 @@ from collections import OrderedDict
 
 import trio
 
-from vfs.cache.blocks import KIB, MIB, BlockCache
+from vfs.cache.blocks import KIB, MIB, BlockCache, Hold
 from vfs.cache.intervals import Range, merged
 from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
@@ -99,6 +99,21 @@ class Prefetcher:
         """Read-ahead for one handle; None where it cannot pay (local stores, no bytes of media)."""
         pays = self._blocks.store.remote and self._window_max > 0 and bool(layout.objects)
         return ReadAhead(self, layout) if pays else None
+
+    def see_through(self, hold: Hold) -> None:
+        """Own a hold, which is closed when all it has is here, or has failed, or the reader ends."""
+        if self._nursery is None:
+            hold.close()
+        else:
+            self._nursery.start_soon(self._see_through, hold)
+
+    async def _see_through(self, hold: Hold) -> None:
+        try:
+            with hold:
+                await hold.wait()
+        except ReelfsError as error:
+            self.dropped += 1
+            log.debug("what was expected did not come: %s", error)
 
     def window(self, cursor: Cursor) -> int:
         """Bytes that may be fetched ahead of this cursor, which is in motion from now on."""

@@ -7,13 +7,14 @@ holds a read up. A read that memory has whole in one segment costs no copy, no t
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
-from vfs.cache.blocks import GAP, MAX_REQUEST, MIB, BlockCache
+from vfs.cache.blocks import GAP, MAX_REQUEST, MIB, BlockCache, Hold
 from vfs.readahead import Prefetcher, ReadAhead, wanted_ranges
 from vfs.spans import DerivedObject, Inline, Layout, StoredObject
 
@@ -113,12 +114,61 @@ class Reader:
         return await self._join([data])
 
     async def stream(self, layout: Layout, offset: int = 0, length: int | None = None) -> AsyncIterator[Data]:
-        """The bytes [offset, offset + length) in order, in pieces. Raises Stale, StoreError."""
+        """The bytes [offset, offset + length) in order, in pieces, as they come. Raises Stale, StoreError.
+
+        The next request is begun when half of one is through: its round trip passes meanwhile, and it takes
+        nothing of the line from bytes that are needed before its own.
+        """
         end = layout.size if length is None else min(offset + length, layout.size)
-        while offset < end:
-            piece = await self.read(layout, offset, min(end - offset, self._max_request))
-            offset += len(piece)
-            yield piece
+        begun = deque[tuple[Layout, Hold]]()
+        try:
+            while offset < end or begun:
+                if not begun:
+                    begun.append(await self._begun(layout, offset, end))
+                    offset += begun[0][0].size
+                window, hold = begun[0]
+                at = 0
+                while at < window.size:
+                    piece = await _piece(window, hold, at)
+                    yield piece
+                    at += len(piece)
+                    if at >= window.size // 2 and len(begun) == 1 and offset < end:
+                        begun.append(await self._begun(layout, offset, end))
+                        offset += begun[1][0].size
+                begun.popleft()
+                hold.close()
+        finally:
+            for _, hold in begun:
+                hold.close()
+
+    async def _begun(self, layout: Layout, offset: int, end: int) -> tuple[Layout, Hold]:
+        """The next window of a stream, and what it needs on its way."""
+        window = layout.window(offset, min(end - offset, self._max_request))
+        return window, await self._held(window)
+
+    async def expect(self, layout: Layout) -> None:
+        """Begin to fetch what of a layout is not here, and see it through whoever waits for it or not.
+
+        For a reader who looks at the first bytes to know how much of the rest is needed: what it then asks
+        for is on its way. Waits for nothing; what fails is asked for again by whoever needs it.
+        """
+        if (hold := await self._held(layout)).pending:
+            self.prefetcher.see_through(hold)
+        else:
+            hold.close()
+
+    async def _held(self, window: Layout) -> Hold:
+        """What a window needs, on its way; to be closed."""
+        wanted = wanted_ranges(window)
+        await self.blocks.settle(wanted)
+        hold = self.blocks.hold()
+        try:
+            for stored, ranges in wanted.items():
+                hold.add(stored, ranges, gap=self._gap, max_request=self._max_request)
+        except BaseException:
+            hold.close()
+            raise
+        return hold
 
     def plan(self, layout: Layout, offset: int = 0, length: int | None = None) -> Plan:
         """What `read` would do now; nothing is fetched."""
@@ -140,11 +190,7 @@ class Reader:
         return Handle(self, layout)
 
     async def _assemble(self, window: Layout) -> Data:
-        wanted = wanted_ranges(window)
-        with self.blocks.hold() as hold:
-            await self.blocks.settle(wanted)
-            for stored, ranges in wanted.items():
-                hold.add(stored, ranges, gap=self._gap, max_request=self._max_request)
+        with await self._held(window) as hold:
             await hold.wait()
             views: list[memoryview] = []
             for span in window.spans:
@@ -183,6 +229,14 @@ class Handle:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.close()
+
+
+async def _piece(window: Layout, hold: Hold, at: int) -> Data:
+    """The next bytes of a window, as soon as there are some."""
+    span, start = window.locate(at)
+    if isinstance(span, Inline):
+        return memoryview(span.data)[at - start :]
+    return await hold.piece(span.object, span.offset + at - start, span.offset + span.length)
 
 
 def _joined(views: Sequence[memoryview]) -> bytes:

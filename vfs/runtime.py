@@ -141,6 +141,7 @@ async def open_runtime(
             immutable=settings.immutable,
         )
         stack.callback(metadata.close)
+        guarded.confirmed = metadata.confirm
         # Asked at once: wrong credentials or a missing bucket are told at start, and the root is listed.
         try:
             with guarded.hurried(START_SECONDS):

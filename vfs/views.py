@@ -64,6 +64,12 @@ class Place(Protocol):
         counts only when the iteration has ended by itself. Raises Stale, StoreError.
         """
 
+    async def expect(self, offset: int, length: int) -> None:
+        """Begin to fetch these bytes of the file, and return: who reads some of them waits for these alone.
+
+        For who must see the first of them to know which of the others are needed, and where.
+        """
+
     async def sidecar(self, suffix: str) -> Place | None:
         """The stored file whose name is this one's plus `suffix`, or None."""
 

@@ -245,13 +245,16 @@ def _movie_of(now: FragmentTable, regions: Sequence[Region], *, from_start: bool
 
 
 async def _fetch_instant(reader: Reader, now: FragmentTable, first: int, last: int, begin: Fraction) -> None:
-    """Read what a frame will need in one request: moof, pictures up to it, and the next moof if it counts."""
+    """Ask for what a frame will need in one request: moof, pictures up to it, and the next moof if it counts.
+
+    The moof is read as soon as it is here, the pictures are decoded while they come.
+    """
     anchors = now.known_anchors()
     at = int(anchors.offset[first])
     reach = table.instant_reach(now, first, begin)
     if last == first:
         if now.parsed(first) is None:
-            await reader.peek(at, reach)
+            await reader.place.expect(at, reach)
         return
     next_at = int(anchors.offset[first + 1])
     next_reach = table.moof_reach(now, first + 1)
@@ -259,8 +262,9 @@ async def _fetch_instant(reader: Reader, now: FragmentTable, first: int, last: i
         # Leading pictures of the next key frame: that frame comes with them.
         next_reach = table.instant_reach(now, first + 1, Fraction(0))
     if now.parsed(first) is None and next_at - at - reach <= _WORTH_A_REQUEST:
-        await reader.peek(at, next_at + next_reach - at)
+        await reader.place.expect(at, next_at + next_reach - at)
         return
     pieces = [(at, reach), (next_at, next_reach)]
-    wanted = [piece for n, piece in enumerate(pieces) if now.parsed(first + n) is None]
-    await gather([partial(reader.peek, *piece) for piece in wanted])
+    for number, piece in enumerate(pieces):
+        if now.parsed(first + number) is None:
+            await reader.place.expect(*piece)

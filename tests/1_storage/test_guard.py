@@ -159,7 +159,7 @@ def test_a_large_read_may_be_slow() -> None:
     """An attempt is not cut while a slow line could still be bringing its bytes."""
 
     class Slow(MemoryStore):
-        async def read(self, stored: object, offset: int, length: int) -> bytes:
+        async def read(self, stored: object, offset: int, length: int, arriving: object = None) -> bytes:
             await trio.sleep(length / SLOWEST)
             return bytes(length)
 

@@ -5,6 +5,7 @@ A real server process behind the fault proxy; every fault class of `tests.faults
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,6 +19,7 @@ from tests.servers import Server, environ_for, rclone_server
 from vfs.errors import BadBody, DeadlineExceeded, Denied, NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage.access import Access, Target, connect
+from vfs.storage.arriving import Arriving
 from vfs.storage.guard import GuardedStore
 from vfs.storage.r2 import S3Store
 
@@ -179,6 +181,77 @@ def test_what_plain_http_cannot_show(proxy: Behind) -> None:
         start = PART[0] - 65536
         assert await case.read() == BODY[start : start + PART[1]]
         assert (await case.read())[7] != BODY[PART[0] + 7]
+
+    run(proxy, scenario)
+
+
+# -- while the bytes come -----------------------------------------------------------------------------------
+
+
+def test_an_attempt_asks_only_for_what_the_one_before_did_not_bring(proxy: Behind) -> None:
+    async def scenario(case: Case) -> None:
+        proxy.fault(Rule("truncate", kind="get", nth=(1,), at=3000))
+        proxy.fault(Rule("reset", kind="get", nth=(2,), at=20_000))
+        arriving = Arriving(PART[1])
+        body = await case.guard.read(case.stored, *PART, arriving)
+        assert bytes(body) == BODY[PART[0] : sum(PART)]
+        starts = [int(entry.range.removeprefix("bytes=").split("-")[0]) for entry in proxy.log()]
+        assert starts[:2] == [PART[0], PART[0] + 3000]
+        assert PART[0] + 3000 <= starts[2] <= PART[0] + 23_000
+
+    run(proxy, scenario)
+
+
+def test_what_came_is_given_out_while_the_rest_hangs(proxy: Behind) -> None:
+    async def scenario(case: Case) -> None:
+        proxy.fault(Rule("hang", kind="get", at=20_000))
+        arriving, here = Arriving(PART[1]), trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(case.guard.read, case.stored, *PART, arriving)
+            arriving.watch(20_000, here.set)
+            await here.wait()
+            assert arriving.view(0, 20_000) == BODY[PART[0] : PART[0] + 20_000]
+            proxy.clear()
+
+    run(proxy, scenario, deadline=60.0)
+
+
+@pytest.mark.parametrize("fault", ["etag", "range", "shift", "whole"])
+def test_nothing_of_an_answer_with_a_wrong_head_is_given_out(proxy: Behind, fault: str) -> None:
+    async def scenario(case: Case) -> None:
+        proxy.fault(Rule(fault, kind="get"))
+        arriving = Arriving(PART[1])
+        with pytest.raises(BadBody):
+            await case.guard.read(case.stored, *PART, arriving)
+        assert arriving.have == 0
+
+    run(proxy, scenario, deadline=0.5)
+
+
+def test_nothing_that_a_checksum_covers_is_given_out_before_it_was_compared(proxy: Behind) -> None:
+    async def scenario(case: Case) -> None:
+        proxy.fault(Rule("flip", key="small", times=2, at=4999))
+        arriving, told = Arriving(5000), list[int]()
+        arriving.watch(1, lambda: told.append(arriving.have))
+        assert bytes(await case.guard.read(case.small, 0, 5000, arriving)) == SMALL
+        assert case.guard.counters.errors == {"Corrupt": 2}
+        assert told == []
+
+    run(proxy, scenario)
+
+
+def test_who_lists_has_connections_for_what_is_read_next(proxy: Behind) -> None:
+    async def scenario(case: Case) -> None:
+        access = connect(proxy.access.target)
+        store = S3Store(access)
+        await store.list()
+        while (opened := proxy.counts().connections) < 3:
+            await trio.sleep(0.01)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(store.read, case.stored, *PART)
+        assert proxy.counts().connections == opened
+        await store.aclose()
 
     run(proxy, scenario)
 

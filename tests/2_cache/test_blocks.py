@@ -41,7 +41,9 @@ class Bucket:
         self.before = before
         self.answer: Callable[[bytes], bytes | memoryview] = lambda body: body
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> bytes | memoryview:
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: object = None
+    ) -> bytes | memoryview:
         self.log.append((offset, length))
         try:
             await (self.before or trio.lowlevel.checkpoint)()
@@ -437,7 +439,9 @@ class Unruly(Bucket):
         if self._random.random() < self._failures:
             raise Unavailable("reset")
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> bytes | memoryview:
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: object = None
+    ) -> bytes | memoryview:
         self.fetched.update((stored.version, n) for n in range(offset, offset + length))
         self.check()
         return await super().read(stored, offset, length)

@@ -158,6 +158,26 @@ def test_the_version_is_asked_for_again_after_attr_ttl_and_put_everywhere() -> N
     run(body)
 
 
+def test_reading_bytes_of_the_known_version_is_as_good_as_asking() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        old = (await metadata.folder("games/")).files["x.mp4"]
+        asked(store)
+        clock.now += 2
+        metadata.confirm(old, clock.now - 0.5)
+        assert await metadata.current(old) == old
+        assert asked(store) == []
+        clock.now += 0.6  # a second after it was asked for, not after it came
+        new = store.replace("games/x.mp4", b"longer")
+        assert await metadata.current(old) == new
+        clock.now += 2
+        metadata.confirm(old, clock.now)  # a late answer about a version that is not the one known any more
+        asked(store)
+        assert await metadata.current(new) == new
+        assert asked(store) == ["head"]
+
+    run(body)
+
+
 class Away(MemoryStore):
     """A store that can be away: refusing at once, or not answering at all."""
 

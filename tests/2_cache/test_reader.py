@@ -57,7 +57,7 @@ class Bucket:
         self.trouble: Callable[[int], Awaitable[None]] | None = None
         self._connections = trio.CapacityLimiter(connections)
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> bytes:
+    async def read(self, stored: StoredObject, offset: int, length: int, arriving: object = None) -> bytes:
         self.log.append((offset, length))
         async with self._connections:
             self.busy += 1
@@ -687,7 +687,7 @@ class Ready(Bucket):
         super().__init__()
         self._zeros = bytes(size)
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> bytes:
+    async def read(self, stored: StoredObject, offset: int, length: int, arriving: object = None) -> bytes:
         await trio.lowlevel.checkpoint()
         return self._zeros if length == len(self._zeros) else bytes(length)
 

@@ -26,7 +26,7 @@ class Remote(LocalStore):
     def remote(self) -> bool:
         return True
 
-    async def read(self, stored: Any, offset: int, length: int) -> Any:
+    async def read(self, stored: Any, offset: int, length: int, arriving: Any = None) -> Any:
         self.reads.append((stored.key, offset, length))
         return await super().read(stored, offset, length)
 

@@ -103,6 +103,9 @@ class MemoryPlace:
                 parts.append(await self.read(span.offset, span.length))
         return b"".join(parts)
 
+    async def expect(self, offset: int, length: int) -> None:
+        await self.read(offset, min(length, self.size - offset))
+
     async def sidecar(self, suffix: str) -> MemoryPlace | None:
         await trio.lowlevel.checkpoint()
         if suffix not in self.beside:

@@ -75,6 +75,9 @@ class FakePlace:
     async def fetch(self, layout: Layout) -> bytes:
         raise AssertionError("control reads no media")
 
+    async def expect(self, offset: int, length: int) -> None:
+        raise AssertionError
+
     async def sidecar(self, suffix: str) -> Place | None:
         raise AssertionError("control has no sidecars")
 

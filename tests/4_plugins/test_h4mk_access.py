@@ -35,7 +35,7 @@ class Remote(LocalStore):
     def remote(self) -> bool:
         return True
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> Any:
+    async def read(self, stored: StoredObject, offset: int, length: int, arriving: Any = None) -> Any:
         self.reads.append((offset, length))
         return await super().read(stored, offset, length)
 

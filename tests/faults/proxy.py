@@ -12,10 +12,10 @@ In a test (the repository's root is on sys.path there, see tests/conftest.py)::
 For benchmarks it runs as a process of its own, `tests.faults.process.ProxyProcess`, with the same methods.
 
 delay: seconds between the last byte of a request's head and the first of its answer, for each request by
-itself, on top of what the server takes; handshakes: so many round trips more for the first request of a
-connection (1 = TCP). bandwidth: bytes a second of bodies, shared by all connections. Bodies go from socket to
-socket inside the kernel; only heads are looked at. The signature of a request stays valid, since its Host is
-not changed.
+itself, on top of what the server takes; handshakes: so many round trips (1 = TCP), counted from when it was
+opened, before a connection passes its first request. bandwidth: bytes a second of bodies, shared by all
+connections. Bodies go from socket to socket inside the kernel; only heads are looked at. The signature of a
+request stays valid, since its Host is not changed.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ class _Connection:
         self._proxy = proxy
         self._client = Stream(sock)
         self._server: Stream | None = None
-        self._entry, self._first = Logged("", "", ""), True
+        self._entry = Logged("", "", "")
+        self._open = time.monotonic() + proxy.delay * proxy.handshakes
         self._down = Pipe(proxy.line, self._count)
         self._up = Pipe(Bandwidth(), self._count)
 
@@ -270,8 +271,7 @@ class _Connection:
         rule = self._proxy.rules.choose(kind, path)
         self._entry = Logged(kind, path, head.get("range"), rule.fault if rule else "")
         self._proxy.ledger.asked(self._entry)
-        pause = self._proxy.delay * (1 + (self._proxy.handshakes if self._first else 0))
-        self._first = False
+        pause = self._proxy.delay + max(0.0, self._open - time.monotonic())
         if pause > 0:
             time.sleep(pause)
         if rule is not None and self._before(rule, head):

@@ -259,6 +259,13 @@ class Metadata:
         self._is_silent, self._silent_until = True, self._clock() + SILENCE
         return None
 
+    def confirm(self, stored: StoredObject, when: float) -> None:
+        """Bytes of this version were read, asked for at `when`: as good as a HEAD, if it is the one known."""
+        prefix, name = _split(stored.key)
+        known = next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), None)
+        if known is not None and (known.version, known.size) == (stored.version, stored.size):
+            self._remember(self._seen, stored.key, max(when, self._seen.get(stored.key, when)), MAX_SEEN)
+
     def _answered(self) -> None:
         """The store is there."""
         self._is_silent, self._silent_until = False, -math.inf

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
 import trio
@@ -107,22 +107,6 @@ class Shared(Generic[T]):
             for watcher in self._watchers:
                 watcher(self.succeeded)
             self._watchers.clear()
-
-
-async def all_or_first_failure(works: Sequence[Shared[T]]) -> None:
-    """Until all of these, which are held and not done, are done, or one has failed. Raises nothing."""
-    enough = trio.Event()
-    left = len(works)
-
-    def ended(succeeded: bool) -> None:
-        nonlocal left
-        left -= 1
-        if not left or not succeeded:
-            enough.set()
-
-    for work in works:
-        work.watch(ended)
-    await enough.wait()
 
 
 def _fresh(error: BaseException) -> BaseException:

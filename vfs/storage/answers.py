@@ -22,6 +22,7 @@ import botocore.exceptions
 
 from vfs.errors import BadBody, Denied, NotFound, ReelfsError, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
+from vfs.storage.base import Body
 from vfs.storage.signing import Answer
 
 #: Seconds two clocks may differ: signatures are refused beyond a quarter of an hour.
@@ -33,7 +34,7 @@ _LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnava
 #: Codes that mean "with these credentials, no", although AWS sends some of them with status 400.
 _REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 _CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
-_SUMS: Mapping[str, Callable[[bytes | bytearray], bytes]] = {
+_SUMS: Mapping[str, Callable[[Body], bytes]] = {
     "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "x-amz-checksum-sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
     "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
@@ -63,9 +64,15 @@ def is_suspect(answer: Answer, stored: StoredObject) -> bool:
 
 def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> None:
     """Nothing but the bytes asked for passes. Raises what the answer means instead."""
+    check_head(answer, stored, offset, length)
+    check_body(answer, stored, offset, length)
+
+
+def check_head(answer: Answer, stored: StoredObject, offset: int, length: int) -> None:
+    """What can be known before the body comes. Raises what the answer means instead."""
     headers, what = answer.headers, f"{stored.key}: bytes {offset}+{length}"
     if answer.status not in (200, 206):
-        found = _CODE.search(answer.body)
+        found = _CODE.search(bytes(answer.body))
         code = found[1].decode() if found else ""
         raise refusal(answer.status, stored.key, headers, code=code, is_read=True)
     if _has_other_etag(headers, stored):
@@ -80,11 +87,26 @@ def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> Non
     elif answer.status == 206 or offset or length != stored.size:
         _check_encoding(headers, stored)
         raise BadBody(f"{what}: answered {answer.status} without a range")
-    if answer.excess or len(answer.body) != length:
+    if answer.excess:
         _check_encoding(headers, stored)
-        raise BadBody(f"{what}: {'more' if answer.excess else len(answer.body)} bytes came")
+        raise BadBody(f"{what}: more bytes came")
+
+
+def check_body(answer: Answer, stored: StoredObject, offset: int, length: int) -> None:
+    """The rest, once the body is here."""
+    if answer.excess or len(answer.body) != length:
+        _check_encoding(answer.headers, stored)
+        came = "more" if answer.excess else len(answer.body)
+        raise BadBody(f"{stored.key}: bytes {offset}+{length}: {came} bytes came")
     if length == stored.size:
         _check_whole(answer, stored)
+
+
+def is_summed(answer: Answer, stored: StoredObject, length: int) -> bool:
+    """Whether a checksum covers exactly these bytes: then none of them is right before all are here."""
+    if length != stored.size:
+        return False
+    return _known_md5(answer, stored) is not None or any("-" not in answer.headers.get(n, "-") for n in _SUMS)
 
 
 def _has_other_etag(headers: Mapping[str, str], stored: StoredObject) -> bool:
@@ -109,19 +131,25 @@ def _check_encoding(headers: Mapping[str, str], stored: StoredObject) -> None:
 def _check_whole(answer: Answer, stored: StoredObject) -> None:
     """Compare the checksums that are known of an object that was read whole."""
     headers = answer.headers
-    match = _MD5.fullmatch(stored.version)
-    encrypted = "x-amz-server-side-encryption-customer-algorithm" in headers or headers.get(
-        "x-amz-server-side-encryption", ""
-    ).startswith("aws:kms")
-    if match is not None and not encrypted:
+    known = _known_md5(answer, stored)
+    if known is not None:
         digest = hashlib.md5(answer.body, usedforsecurity=False).hexdigest()
-        if digest != match[1]:
+        if digest != known:
             raise Corrupt(f"{stored.key}: the bytes do not have the MD5 that is their etag")
     for name, compute in _SUMS.items():
         # `-N` after it: a checksum of the checksums of N parts, which the body alone does not give.
         given = headers.get(name, "-")
         if "-" not in given and base64.b64encode(compute(answer.body)).decode() != given:
             raise Corrupt(f"{stored.key}: the bytes do not have the checksum {name}")
+
+
+def _known_md5(answer: Answer, stored: StoredObject) -> str | None:
+    """The MD5 of the whole object where its etag is one: of one part, not encrypted with other keys."""
+    match, headers = _MD5.fullmatch(stored.version), answer.headers
+    encrypted = "x-amz-server-side-encryption-customer-algorithm" in headers or headers.get(
+        "x-amz-server-side-encryption", ""
+    ).startswith("aws:kms")
+    return match[1] if match is not None and not encrypted else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

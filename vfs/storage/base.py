@@ -21,9 +21,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vfs.spans import StoredObject
+
+if TYPE_CHECKING:
+    from vfs.storage.arriving import Arriving
 
 Body = bytes | bytearray | memoryview
 
@@ -105,11 +108,15 @@ class Store(Protocol):
         an error: never a page that leaves out what could not be asked for.
         """
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: Arriving | None = None
+    ) -> Body:
         """Exactly `length` bytes (> 0, inside the object) of exactly this version.
 
-        Raises Stale when the store has another version, NotFound when it has none, BadBody when the
-        answer is not what was asked for.
+        arriving: who wants them as they come. A store that has them bit by bit puts them there
+        (`arriving.begin()`) and says how far it has come, of what has passed all checks but those of the end;
+        any other leaves it alone. Raises Stale when the store has another version, NotFound when it has
+        none, BadBody when the answer is not what was asked for.
         """
 
     async def put(

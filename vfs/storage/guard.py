@@ -30,6 +30,7 @@ from vfs.errors import (
     Unavailable,
 )
 from vfs.spans import StoredObject
+from vfs.storage.arriving import Arriving
 from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Part, Store
 from vfs.storage.upload import multipart_etag
 
@@ -77,6 +78,8 @@ class GuardedStore:
         #: True after an operation that got no usable answer, until one does.
         self.offline = False
         self._silent_since: float | None = None
+        #: Told of every version that a read has just seen, and when it was asked for.
+        self.confirmed: Callable[[StoredObject, float], object] = lambda stored, when: None
 
     @contextmanager
     def hurried(self, seconds: float) -> Iterator[None]:
@@ -111,17 +114,32 @@ class GuardedStore:
             lambda: self._store.list(prefix, delimiter=delimiter, token=token, limit=limit),
         )
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
-        """A range of exactly this version, of exactly this length."""
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: Arriving | None = None
+    ) -> Body:
+        """A range of exactly this version, of exactly this length. An attempt goes on where the one before
+        it was cut off: both are pinned to the version.
+        """
+        began = trio.current_time()
+        if arriving is None:
+            arriving = Arriving(length)
+        else:  # The head of an answer tells the version: who opens the file need not ask for it again.
+            arriving.watch(1, lambda: arriving.have and self.confirmed(stored, began))
 
         async def attempt() -> Body:
-            body = await self._store.read(stored, offset, length)
-            if len(body) != length:
-                raise BadBody(f"{stored.key}: {len(body)} bytes at {offset} where {length} were asked for")
+            have = arriving.have
+            at, rest = offset + have, length - have
+            if not rest:  # cut off at the very end
+                return arriving.view(0, length)
+            body = await self._store.read(stored, at, rest, arriving)
+            if len(body) != rest:
+                raise BadBody(f"{stored.key}: {len(body)} bytes at {at} where {rest} were asked for")
             self.counters.bytes_read += length
-            return body
+            return arriving.completed(have, body)
 
-        return await self._tried("get", stored.key, attempt, length / SLOWEST)
+        body = await self._tried("get", stored.key, attempt, length / SLOWEST)
+        self.confirmed(stored, began)
+        return body
 
     async def put(
         self,

@@ -33,6 +33,7 @@ import trio
 from vfs.errors import BadBody, ConfigError, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage import localmeta
+from vfs.storage.arriving import Arriving
 from vfs.storage.base import Body, ObjectDetails, Page, Part
 from vfs.storage.localwrite import UPLOADS, Writer
 
@@ -108,8 +109,10 @@ class LocalStore:
             self._list, prefix, delimiter, limiter=self._threads, abandon_on_cancel=True
         )
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
-        """A range of exactly this version: looked at before and after reading."""
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: Arriving | None = None
+    ) -> Body:
+        """A range of exactly this version: looked at before and after, so nothing is given out early."""
         if length <= IN_PLACE:
             await trio.lowlevel.checkpoint()
             body = self._read(stored, offset, length, os.RWF_NOWAIT)

@@ -10,6 +10,7 @@ import trio
 
 from vfs.errors import NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
+from vfs.storage.arriving import Arriving
 from vfs.storage.base import Body, ObjectDetails, Page, Part
 
 
@@ -132,8 +133,10 @@ class MemoryStore:
             shown[-1] if len(names) > limit else None,
         )
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
-        """A range of exactly this version."""
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: Arriving | None = None
+    ) -> Body:
+        """A range of exactly this version, at once."""
         fault = await self._asked(Request("read", stored.key, offset, length))
         now, body = self._get(stored.key)
         if now.version != stored.version:

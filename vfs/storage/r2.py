@@ -21,9 +21,19 @@ from vfs.errors import BadBody, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage import r2copy, r2write
 from vfs.storage.access import ABANDONED_THREADS, METADATA_THREADS, Access, Target, connect
-from vfs.storage.answers import Corrupt, check, is_suspect, quoted, short, translated
+from vfs.storage.answers import (
+    Corrupt,
+    check_body,
+    check_head,
+    is_summed,
+    is_suspect,
+    quoted,
+    short,
+    translated,
+)
+from vfs.storage.arriving import Arriving, Intake
 from vfs.storage.base import Body, ObjectDetails, Page, Part
-from vfs.storage.signing import TROUBLE, Answer, Transfer
+from vfs.storage.signing import TROUBLE, Transfer
 from vfs.storage.upload import run_all
 
 T = TypeVar("T")
@@ -109,7 +119,15 @@ class S3Store:
             parameters["Delimiter"] = delimiter
         if token is not None:
             parameters["ContinuationToken"] = token
-        return await self._ask(None, lambda client: self._page(client, parameters))
+        page = await self._ask(None, lambda client: self._page(client, parameters))
+        # Who lists will read, and the connections for that are others.
+        trio.lowlevel.spawn_system_task(self._connect_ahead)
+        return page
+
+    async def _connect_ahead(self) -> None:
+        await trio.to_thread.run_sync(
+            self._access.gets.connect_ahead, limiter=self._reading, abandon_on_cancel=True
+        )
 
     def _page(self, client: Any, parameters: Mapping[str, Any]) -> Page:
         # boto3 asks for `encoding-type=url` by itself, and decodes: any key comes as it is.
@@ -130,19 +148,21 @@ class S3Store:
             answer["NextContinuationToken"] if more else None,
         )
 
-    async def read(self, stored: StoredObject, offset: int, length: int) -> Body:
-        """Exactly these bytes of exactly this version.
+    async def read(
+        self, stored: StoredObject, offset: int, length: int, arriving: Arriving | None = None
+    ) -> Body:
+        """Exactly these bytes of exactly this version, as they come, or at once where a checksum covers them.
 
         On a server that does not know If-Match, an answer that looks replaced costs a HEAD to be sure. Of an
         object that came damaged, parts (as the kernel asks for after an error) are cut from a checked whole.
         """
         if (stored.key, stored.version) in self._doubted and length < stored.size <= DOUBTED_BYTES:
             return memoryview(await self.read(stored, 0, stored.size))[offset : offset + length]
-        transfer = Transfer()
+        transfer, intake = Transfer(), (arriving or Arriving(length)).begin()
         try:
-            answer = await trio.to_thread.run_sync(
+            return await trio.to_thread.run_sync(
                 self._get,
-                *(self._access, stored, offset, length, transfer),
+                *(self._access, stored, offset, length, intake, transfer),
                 limiter=self._reading,
                 abandon_on_cancel=True,
             )
@@ -158,7 +178,6 @@ class S3Store:
             if (now.version, now.size) != (stored.version, stored.size):
                 raise Stale(f"{stored.key} was replaced") from None
             raise BadBody(str(suspect)) from None
-        return answer.body
 
     async def put(
         self,
@@ -307,18 +326,27 @@ class S3Store:
     # -- in threads -------------------------------------------------------------------------------------
 
     def _get(
-        self, access: Access, stored: StoredObject, offset: int, length: int, transfer: Transfer
-    ) -> Answer:
+        self,
+        access: Access,
+        stored: StoredObject,
+        offset: int,
+        length: int,
+        intake: Intake,
+        transfer: Transfer,
+    ) -> Body:
         """One GET and the checks of what came; what kept it from being answered as an error of ours."""
         key = self._prefix + stored.key
         try:
-            answer = access.gets.get(key, offset, length, stored.version, transfer)
+            with access.gets.get(key, offset, length, stored.version, transfer) as incoming:
+                answer = incoming.head
+                check_head(answer, stored, offset, length)
+                early = incoming.sized and not is_summed(answer, stored, length)
+                answer = incoming.fill(intake, early=early)
+                check_body(answer, stored, offset, length)
         except TROUBLE as error:
             raise Unavailable(f"{stored.key}: {short(error)}") from error
         except botocore.exceptions.BotoCoreError as error:
             raise translated(error, stored.key) from error
-        try:
-            check(answer, stored, offset, length)
         except Denied:
             access.gets.forget(key)
             raise
@@ -329,7 +357,7 @@ class S3Store:
             if is_suspect(answer, stored):
                 raise _Suspect(str(error)) from error
             raise
-        return answer
+        return answer.body
 
     def _doubt(self, stored: StoredObject) -> None:
         """Remember an object whose bytes came damaged: only a whole of it can be checked."""

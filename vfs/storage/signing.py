@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -31,10 +32,17 @@ import urllib3.connection
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
+from vfs.storage.arriving import MOST, Intake
+from vfs.storage.base import Body
+
 #: A signed header is valid for 15 minutes by the server's clock; well below, for clocks that differ.
 SIGNATURE_SECONDS = 240.0
 #: Keys whose signature is remembered; some 0.6 KB each.
 MAX_SIGNATURES = 4096
+#: Connections that are opened ahead: a video is begun with its head and its sidecar, side by side.
+AHEAD = 2
+#: Seconds after which idle connections are likely closed by the other side: S3 keeps them for a few.
+IDLE_SECONDS = 15.0
 #: Bytes of an error's body that are worth reading; with a longer one the connection is given up.
 ERROR_BODY = 64 * 1024
 #: What goes wrong with a connection, from any of the layers below. ValueError: read after it was closed.
@@ -50,8 +58,42 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes | bytearray
+    body: Body
     excess: bool = False
+
+
+class Incoming:
+    """The answer to a GET whose head has come. head: status and headers; with the body of a refusal.
+
+    sized: it says how long it is, and that is what was asked for.
+    """
+
+    def __init__(self, response: Any, length: int, transfer: Transfer) -> None:
+        names = {name.lower(): value for name, value in response.headers.items()}
+        self._response, self._transfer = response, transfer
+        self.sized = names.get("content-length") == str(length)
+        self.head = Answer(response.status, names, b"", excess=not self.sized and "content-length" in names)
+        if response.status not in (200, 206):
+            self.head = Answer(response.status, names, response.read(ERROR_BODY))
+            response.read(1)  # its end, if that was all
+
+    def fill(self, intake: Intake, *, early: bool) -> Answer:
+        """The answer with its body, which is put into the intake: short when the connection ended early.
+
+        early: who waits for some of it is told as soon as that is here.
+        """
+        source, room, at = _source(self._response), intake.room, 0
+        while at < len(room) and not self._transfer.abandoned:
+            count = source.readinto(room[at : at + (intake.due if early else MOST)])
+            if not count:
+                break
+            at += count
+            if early:
+                intake.reached(at)
+        excess = at == len(room) and not self.sized and bool(source.read(1))
+        if at < len(room):
+            self._response.close()
+        return Answer(self.head.status, self.head.headers, room[:at], excess)
 
 
 class Transfer:
@@ -60,13 +102,13 @@ class Transfer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connection: urllib3.connection.HTTPConnection | None = None
-        self._abandoned = False
+        self.abandoned = False
 
     def on(self, connection: urllib3.connection.HTTPConnection) -> None:
         """The thread uses this connection from here on."""
         with self._lock:
             self._connection = connection
-            if self._abandoned:
+            if self.abandoned:
                 _shut(connection)
 
     def over(self) -> None:
@@ -77,7 +119,7 @@ class Transfer:
     def abandon(self) -> None:
         """End the connection, so that a thread that waits for bytes gets an error at once."""
         with self._lock:
-            self._abandoned = True
+            self.abandoned = True
             if self._connection is not None:
                 _shut(self._connection)
 
@@ -108,8 +150,21 @@ class _HttpsConnection(_HttpConnection, urllib3.connection.HTTPSConnection):
 class _HttpPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _HttpConnection
 
+    def connect(self, count: int) -> None:
+        """Have `count` connections open and idle. Raises one of TROUBLE."""
+        taken: list[Any] = []
+        try:
+            for _ in range(count):
+                taken.append(connection := self._get_conn())
+                if not connection.is_connected:
+                    connection.timeout = self.timeout.connect_timeout  # type: ignore[assignment]
+                    connection.connect()
+        finally:
+            for connection in taken:
+                self._put_conn(connection)
 
-class _HttpsPool(urllib3.HTTPSConnectionPool):
+
+class _HttpsPool(_HttpPool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
@@ -148,13 +203,18 @@ class SignedGets:
         proxy = get_environ_proxies(endpoint).get("https" if secure else "http")
         self._manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
         self._manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-        self._pool = self._manager.connection_from_url(self._endpoint)
+        self._pool: Any = self._manager.connection_from_url(self._endpoint)
+        self._connected = -math.inf
         # Asked for a path, the pool sends that path; asked for a URL, it would tidy up `..` in it, which
         # may be in a key. A plain-HTTP proxy has to be told the whole URL.
         self._target = self._endpoint if proxy and not secure else ""
 
-    def get(self, key: str, offset: int, length: int, etag: str, transfer: Transfer) -> Answer:
-        """One ranged GET, conditional on the etag. Raises one of TROUBLE."""
+    @contextlib.contextmanager
+    def get(self, key: str, offset: int, length: int, etag: str, transfer: Transfer) -> Iterator[Incoming]:
+        """One ranged GET, conditional on the etag, from the head of its answer on. Raises one of TROUBLE.
+
+        A connection that has bytes left at the end of the block is closed, not used again.
+        """
         path, signed = self._headers(key)
         headers = signed | {
             "Range": f"bytes={offset}-{offset + length - 1}",
@@ -162,7 +222,7 @@ class SignedGets:
             # Objects stored with Content-Encoding would else be sent unpacked, with other bytes and sizes.
             "Accept-Encoding": "identity",
         }
-        _thread.transfer = transfer
+        _thread.transfer, self._connected = transfer, time.monotonic()
         try:
             response = self._pool.urlopen(
                 "GET",
@@ -175,13 +235,29 @@ class SignedGets:
                 decode_content=False,
             )
             try:
-                return _read(response, length)
+                yield Incoming(response, length, transfer)
             finally:
                 transfer.over()
+                if not _is_through(response):
+                    response.close()
                 response.release_conn()
         finally:
             transfer.over()
             _thread.transfer = None
+
+    def connect_ahead(self) -> None:
+        """Open connections for reads that may follow: these begin with one round trip, not with two or four.
+
+        Does nothing where some were in use not long ago, or a proxy makes them. What fails is found out by
+        the reads.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if self._manager.proxy is not None or now - self._connected < IDLE_SECONDS:
+                return
+            self._connected = now
+        with contextlib.suppress(*TROUBLE):
+            self._pool.connect(AHEAD)
 
     def forget(self, key: str) -> None:
         """Sign anew next time (the server refused)."""
@@ -213,44 +289,10 @@ class SignedGets:
         return path, headers
 
 
-def _read(response: Any, length: int) -> Answer:
-    """The answer with its body. A connection with bytes left on it is closed, not used again."""
-    names = {name.lower(): value for name, value in response.headers.items()}
-    try:
-        if response.status not in (200, 206):
-            body: bytes = response.read(ERROR_BODY)
-            if response.read(1):
-                response.close()
-            return Answer(response.status, names, body)
-        if names.get("content-length", str(length)) != str(length):
-            response.close()  # not what was asked for, and it may be gigabytes
-            return Answer(response.status, names, b"", excess=True)
-        body = _body(response, length)
-        excess = len(body) == length and _has_more(response)
-        if excess or len(body) < length:
-            response.close()
-        return Answer(response.status, names, body, excess)
-    except BaseException:
-        response.close()
-        raise
-
-
-def _body(response: Any, length: int) -> bytes:
-    """The body: short when the connection ended early, never longer than asked for.
-
-    `read` makes its bytes in one piece, without filling them with zeros first as a buffer for `readinto`
-    would be: a tenth less CPU for ranges of 8 MiB.
-    """
+def _is_through(response: Any) -> bool:
+    """All of the body was read: the connection may be used again."""
     source = _source(response)
-    body: bytes = source.read(length)
-    while len(body) < length and (more := source.read(length - len(body))):
-        body += more
-    return body
-
-
-def _has_more(response: Any) -> bool:
-    """Another byte after the last (and, of a body in chunks, its end is read)."""
-    return bool(_source(response).read(1))
+    return bool(source.isclosed() if isinstance(source, http.client.HTTPResponse) else source.closed)
 
 
 def _source(response: Any) -> Any:
