@@ -5,7 +5,6 @@ A real server process behind the fault proxy; every fault class of `tests.faults
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

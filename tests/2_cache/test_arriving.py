@@ -182,6 +182,30 @@ def test_a_request_that_fails_late_has_given_what_was_right_and_nothing_is_kept(
     run(scenario)
 
 
+def test_what_has_come_whole_is_kept_though_its_last_reader_leaves_at_once() -> None:
+    async def scenario(tap: Tap, blocks: BlockCache) -> None:
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(b"".join(await blocks.read(GAME, 0, 100_000)))
+
+        async def stream() -> None:
+            got.append(b"".join([bytes(p) async for p in Reader(blocks).stream(Layout.whole(GAME))]))
+
+        for reading in (read, stream):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reading)
+                await wait_all_tasks_blocked()
+                tap.requests[-1].give(SIZE)
+                await wait_all_tasks_blocked()
+                tap.requests[-1].end()
+            assert bytes(blocks.peek(GAME, 0, SIZE) or b"") == BODY
+            assert len(tap.requests) == 1
+        assert got == [BODY, BODY]
+
+    run(scenario)
+
+
 def test_the_first_failure_of_several_requests_is_told_at_once() -> None:
     async def scenario(tap: Tap, blocks: BlockCache) -> None:
         async with trio.open_nursery() as nursery:

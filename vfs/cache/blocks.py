@@ -12,7 +12,7 @@ only whole segments (those in a hole that was not worth a second request), which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -75,8 +75,16 @@ class Flight(Shared[memoryview]):
 
     @property
     def here(self) -> int:
-        """The end of what is here: that may be looked at."""
-        return self.end if self.succeeded else self.start + self.arriving.have
+        """The end of what is here: that may be looked at.
+
+        The last byte is not before the request has ended well: who needs all of it must not leave, and with
+        that end it, before it is kept.
+        """
+        return self.end if self.succeeded else min(self.start + self.arriving.have, self.end - 1)
+
+    def watch_for(self, stop: int, watcher: Callable[[], object]) -> None:
+        """Have `watcher()` called when the bytes before `stop` are here, or when it has ended."""
+        self.arriving.watch(stop - self.start + (stop == self.end), watcher)
 
     def piece(self, start: int, stop: int) -> memoryview:
         """Bytes that are here."""
@@ -103,7 +111,7 @@ async def arrived(wanted: Sequence[tuple[Flight, int]]) -> None:
         waiting = [(flight, stop) for flight, stop in wanted if flight.here < stop]
         try:
             for flight, stop in waiting:
-                flight.arriving.watch(stop - flight.start, look)
+                flight.watch_for(stop, look)
             await enough.wait()
         finally:
             for flight, _ in waiting:
