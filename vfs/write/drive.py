@@ -568,7 +568,8 @@ class Drive:
         half = self.entry(await self._beside(entry.key, "recovered"), Kind.FILE, attributes=entry.attributes)
         half.draft, entry.live = entry.live, None
         assert half.draft is not None
-        half.draft.sealed, half.waiting = True, True
+        half.draft.seal()
+        half.waiting = True
         self._put(half)
         await self.journal.put([half.row(), entry.row()])
         await self.journal.note(

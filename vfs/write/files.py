@@ -172,7 +172,7 @@ class Files:
         if entry.draft is not None:
             self._forget(entry.draft)
         entry.draft, entry.live = entry.live, None
-        entry.draft.sealed = True
+        entry.draft.seal()
         entry.origin = entry.sent = None
         self.enqueue(entry)
 

@@ -175,7 +175,7 @@ class Entry:
         entry.sent = object_from(told["sent"])
         entry.dirty = row.state == "open"
         if entry.draft is not None:
-            entry.draft.sealed = True
+            entry.draft.seal()
         return entry
 
 

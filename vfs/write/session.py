@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -82,6 +83,8 @@ async def open_writing(
     the rest is in the journal. Raises ReelfsError where another mount has the folder.
     """
     assert isinstance(metadata, MergedMetadata)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one for each file that is being written
     staging = Staging(folder, limit=limit, floor=floor)
     try:
         journal = Journal(folder, store.url)
@@ -124,6 +127,7 @@ async def open_writing(
                     log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
                 nursery.cancel_scope.cancel()
     finally:
+        files.reclaim()
         journal.close(drive.last_ident)
         staging.close()
 

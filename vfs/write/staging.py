@@ -14,6 +14,7 @@ import fcntl
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -56,7 +57,8 @@ class Draft:
         self._staging = staging
         self._own = list(own)
         self._descriptor: int | None = None
-        self._users = 0
+        self._guard = threading.Lock()
+        self._uses = self._users = 0
 
     # -- bytes ------------------------------------------------------------------------------------------
 
@@ -70,7 +72,8 @@ class Draft:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        data = os.pread(self._file(), length, offset)
+        with self._file() as descriptor:
+            data = os.pread(descriptor, length, offset)
         return data if len(data) == length else data + bytes(length - len(data))  # the file may be sparse
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -78,8 +81,8 @@ class Draft:
         assert not self.sealed
         self.changes += 1
         end = offset + len(data)
-        with self._staging.room(end - self.size if end > self.size else 0, len(data)):
-            _write_all(self._file(), data, offset)
+        with self._staging.room(len(data)), self._file() as descriptor:
+            _write_all(descriptor, data, offset)
         self._mark(offset, end)
         self.size = max(self.size, end)
 
@@ -89,27 +92,22 @@ class Draft:
         self.changes += 1
         self.limit = min(self.limit, size)
         self._own = [(start, min(end, size)) for start, end in self._own if start < size]
-        with self._staging.room(0, 0):
-            os.ftruncate(self._file(), size)
+        with self._staging.room(0), self._file() as descriptor:
+            os.ftruncate(descriptor, size)
         self.size = size
-
-    def reserve(self, offset: int, length: int) -> None:
-        """Room for a range that will be written (posix_fallocate); the file grows by zeros."""
-        with self._staging.room(length, length):
-            os.posix_fallocate(self._file(), offset, length)
-        self.size = max(self.size, offset + length)
 
     def fill(self, offset: int, data: bytes | memoryview) -> None:
         """Bytes of the base that were missing; what was written meanwhile stays as it is."""
         view = memoryview(data)
         for start, end in self.missing(offset, offset + len(view)):
-            with self._staging.room(0, end - start):
-                _write_all(self._file(), view[start - offset : end - offset], start)
+            with self._staging.room(end - start), self._file() as descriptor:
+                _write_all(descriptor, view[start - offset : end - offset], start)
             self._mark(start, end)
 
     def sync(self) -> None:
         """On the disk, whatever happens to the machine."""
-        os.fdatasync(self._file())
+        with self._file() as descriptor:
+            os.fdatasync(descriptor)
 
     @property
     def own(self) -> tuple[Range, ...]:
@@ -131,8 +129,8 @@ class Draft:
         twin = self._staging.create(self.base)
         twin.size, twin.limit, twin._own = self.size, self.limit, list(self._own)
         try:
-            with self._staging.room(self.size, 0):
-                _copied(self._file(), twin._file(), self.size)
+            with self._staging.room(0), self._file() as source, twin._file() as target:
+                _copied(source, target, self.size)
         except BaseException:
             twin.discard()
             raise
@@ -149,29 +147,36 @@ class Draft:
         if self._users <= 0:
             self.discard()
 
-    def close(self) -> None:
-        """Close the file for now; it opens again when needed."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+    def seal(self) -> None:
+        """It does not change from here on."""
+        self.sealed = True
+        with self._guard:
+            self._close_idle()
 
     def discard(self) -> None:
-        """Remove the file."""
-        self.close()
+        """Remove the file; what reads it reads on."""
+        self.seal()
         self._staging.remove(self.number)
 
-    def _file(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = self._staging.open(self.number)
-        return self._descriptor
-
-    @property
-    def disk(self) -> int:
-        """Bytes it takes on the disk."""
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[int]:
+        """Its descriptor. Of a file that is written to it stays open, thousands of others wait for theirs."""
+        with self._guard:
+            if self._descriptor is None:
+                self._descriptor = self._staging.open(self.number)
+            self._uses += 1
+            descriptor = self._descriptor
         try:
-            return os.fstat(self._file()).st_blocks * 512
-        except ReelfsError:
-            return 0
+            yield descriptor
+        finally:
+            with self._guard:
+                self._uses -= 1
+                self._close_idle()
+
+    def _close_idle(self) -> None:
+        if self.sealed and self._uses == 0 and self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class Staging:
@@ -212,12 +217,11 @@ class Staging:
         path = self.folder / str(self._last)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            draft = Draft(self, self._last, size, base, size)
             if size:
-                os.ftruncate(draft._file(), size)
+                os.truncate(path, size)
         except OSError as error:
             raise _translated(error) from error
-        return draft
+        return Draft(self, self._last, size, base, size)
 
     def open(self, number: int) -> int:
         """A descriptor of a draft."""
@@ -231,8 +235,8 @@ class Staging:
         (self.folder / str(number)).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def room(self, growth: int, written: int) -> Iterator[None]:
-        """Around something that needs disk. growth: of a file's size. Raises NoRoom, before or instead."""
+    def room(self, written: int) -> Iterator[None]:
+        """Around something that writes so many bytes. Raises NoRoom, before or instead."""
         if self._floor or self._limit:
             try:
                 self._check(written)

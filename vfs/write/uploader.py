@@ -439,7 +439,7 @@ class Uploader:
         if entry.draft is None and entry.origin is not None:
             draft = self.drive.files.staging.create(entry.origin).hold()
             await self.drive.files.fill(entry, draft)
-            draft.sealed = True
+            draft.seal()
             entry.draft, entry.origin, entry.sent = draft, None, None
         elif entry.draft is not None:
             await self.drive.files.fill(entry, entry.draft)
