@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _USER = "user."
 #: Attributes of a file that is pending change through the kernel alone, or with a conflict.
 PENDING_SECONDS = 10.0
+#: Attributes of a stored file that nobody asked the store for may be learnt at any time.
+UNKNOWN_SECONDS = 1.0
 #: A close or fsync of a large file takes the disk, or the store, its time.
 FSYNC_PATIENCE = 2.0
 
@@ -135,6 +137,8 @@ class WritableAdapter(Adapter):
         if stored is None:
             return shown
         known = entry.attributes if entry is not None else self._drive.known_attributes(stored)
+        if entry is None and self._drive.book.get(stored) is None:
+            shown.attr_timeout = min(shown.attr_timeout, UNKNOWN_SECONDS)
         if entry is not None:
             shown.attr_timeout = PENDING_SECONDS
             if entry.kind is Kind.FILE:

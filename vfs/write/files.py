@@ -104,11 +104,13 @@ class Files:
     async def _soil(self, entry: Entry) -> None:
         """Before bytes change: what the journal says of this file is not the whole truth any more."""
         live = entry.live
-        if live is not None and not entry.dirty and (live.number in self._noted or live.size >= NOTED_FROM):
-            entry.dirty = True
+        assert live is not None
+        noted = live.number in self._noted
+        if (noted and not entry.dirty) or (not noted and live.size >= NOTED_FROM and entry.key):
             self._noted.add(live.number)
+            entry.dirty = True
             await self._journal.put([entry.row()])
-        entry.dirty = entry.dirty or (live is not None and live.number not in self._noted)
+        entry.dirty = True
 
     async def _live(self, entry: Entry) -> Draft:
         """The draft to write to."""
