@@ -174,6 +174,8 @@ class Entry:
         entry.parts = {int(number): version for number, version in told["parts"].items()}
         entry.sent = object_from(told["sent"])
         entry.dirty = row.state == "open"
+        if entry.dirty and entry.live is not None:
+            entry.live.resume()
         if entry.draft is not None:
             entry.draft.seal()
         return entry

@@ -122,6 +122,11 @@ class Draft:
         if start < end:
             self._own = merged([*self._own, (start, end)])
 
+    def resume(self) -> None:
+        """It may have grown since it was last written down how large it is."""
+        with self._file() as descriptor:
+            self.size = os.fstat(descriptor).st_size
+
     # -- the file ---------------------------------------------------------------------------------------
 
     def copy(self) -> Draft:
