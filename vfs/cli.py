@@ -158,6 +158,10 @@ def mount(
     from vfs.daemon import start
 
     start(settings.to_dict(), settings.foreground)
+    if settings.writes and not settings.foreground:
+        from vfs.cli_mounts import say_what_was_found
+
+        say_what_was_found(str(settings.mountpoint))
 
 
 def _complete(settings: Settings) -> None:
@@ -181,11 +185,14 @@ def umount(
     lazy: Annotated[
         bool, typer.Option("--lazy", help="Detach now, even if it is in use; it ends with its last user.")
     ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for what is not sent: the next mount sends it.")
+    ] = False,
 ) -> None:
-    """Unmount; works on dead mounts too."""
-    from vfs.mounts import unmount
+    """Unmount, when everything written is in the store; works on dead mounts too."""
+    from vfs.cli_mounts import leave
 
-    unmount(mountpoint, lazy=lazy)
+    leave(mountpoint, lazy=lazy, now=now)
 
 
 @app.command()

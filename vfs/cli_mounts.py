@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +17,16 @@ Where = Annotated[
     str | None, typer.Argument(metavar="[PATH]", help="A path on a mount; without one, the only mount.")
 ]
 Path = Annotated[str, typer.Argument(metavar="PATH", help="A path on a mount.")]
+Anywhere = Annotated[str, typer.Argument(metavar="PATH|SOURCE", help="A path on a mount, or a source.")]
+Second = Annotated[
+    str | None, typer.Argument(metavar="[PATH]", help="A path in SOURCE, which need not be mounted.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add them to the command line."""
-    for command in (status, refresh, forget, warm, flush, queue):
+    for command in (status, refresh, forget, warm, flush, queue, undelete):
         app.command()(command)
     app.command("log-level")(log_level)
 
@@ -106,6 +111,74 @@ def flush(where: Where = None, as_json: Json = False) -> None:
         print_line("nothing is queued")
     if told["files"]:
         raise ReelfsError(f"{told['files']} file(s) are still queued: `reelfs queue` shows them")
+
+
+def say_what_was_found(mountpoint: str) -> None:
+    """Say what a mount that was just made found of an earlier one."""
+    client, _ = _client(mountpoint)
+    with client:
+        found = client.ask("status")["found"]
+    if found:
+        print_line(found)
+
+
+def leave(mountpoint: str, *, lazy: bool, now: bool) -> None:
+    """Unmount. What was written is sent before, unless `now`; what is left is told. Raises ReelfsError."""
+    from vfs.errors import ReelfsError
+    from vfs.mounts import ended, mount_at, unmount
+
+    told, left = None, None
+    mounted = mount_at(mountpoint)
+    if mounted is not None and mounted.ours and not mounted.read_only:
+        # A dead mount, or one of another user, is unmounted all the same.
+        with contextlib.suppress(ReelfsError, OSError):
+            client, _ = _client(mountpoint)
+            with client:
+                told = client.ask("status")
+                if now:
+                    left = client.ask("leave")
+                elif told["queue"]["files"]:
+                    with progress_bar("sending what was written", None) as advance:
+                        left = client.ask("flush", {"path": ""}, progress=_Bar(advance), seconds=None)
+    unmount(mountpoint, lazy=lazy)
+    if told is None or lazy:
+        return
+    ended(told["pid"])
+    if left is not None and left["files"]:
+        print_line(
+            f"{left['files']} file(s) are not sent yet: they are in the journal, the next mount sends them"
+        )
+        if not now:
+            raise typer.Exit(1)
+
+
+def undelete(first: Anywhere, path: Second = None) -> None:
+    """Bring back what was deleted at or below PATH, as it was; a file of that name must not be there."""
+    from vfs.mounts import mount_of
+    from vfs.units import visible
+
+    if path is None or mount_of(first) is not None:
+        client, below = _client(first)
+        with client:
+            keys = client.ask("undelete", {"path": below}, seconds=None)["paths"]
+    else:
+        keys = _undeleted(first, path)
+    for key in keys:
+        print_line(visible(key))
+
+
+def _undeleted(source: str, path: str) -> list[str]:
+    """Without a mount."""
+    import trio
+
+    from vfs.transfer import Remote, opened
+    from vfs.write import trash
+
+    async def work() -> list[str]:
+        async with opened(Remote(source, path), writable=True) as store:
+            return await trash.undelete(store, path)
+
+    return trio.run(work)
 
 
 def queue(where: Where = None, as_json: Json = False) -> None:

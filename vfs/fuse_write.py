@@ -67,6 +67,7 @@ class WritableAdapter(Adapter):
         self._entries: dict[int, Entry] = {}
         self._numbers: dict[int, int] = {}
         session.settled = self._settled
+        session.drive.changed_behind = self.invalidate
 
     # -- inodes and entries ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -27,6 +28,7 @@ class Mounted:
     path: str
     fstype: str
     source: str
+    read_only: bool = False
 
     @property
     def ours(self) -> bool:
@@ -40,8 +42,9 @@ def mounts(mountinfo: Path = _MOUNTINFO) -> list[Mounted]:
     for line in mountinfo.read_bytes().decode("utf-8", "surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         fields, tail = left.split(" "), right.split(" ")
-        if len(fields) >= 5 and len(tail) >= 2:
-            found.append(Mounted(_unescaped(fields[4]), tail[0], _unescaped(tail[1])))
+        if len(fields) >= 6 and len(tail) >= 2:
+            read_only = "ro" in fields[5].split(",")
+            found.append(Mounted(_unescaped(fields[4]), tail[0], _unescaped(tail[1]), read_only))
     return found
 
 
@@ -103,6 +106,18 @@ def unmount(path: str | os.PathLike[str], *, lazy: bool = False) -> None:
             f"{path} is in use: close what reads it (`fuser -vm {path}` says who), or add --lazy to detach it"
         )
     raise ReelfsError(done.stderr.strip() or f"{tool} failed with exit code {done.returncode}")
+
+
+def ended(pid: int) -> None:
+    """Wait until a process has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
 
 
 def mountpoint_problem(path: Path, *, nonempty: bool = False) -> str | None:

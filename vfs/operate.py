@@ -14,7 +14,7 @@ from vfs.cache.blocks import BlockCache
 from vfs.changes import Changes
 from vfs.config import LOG_LEVELS, Settings
 from vfs.control import Call, Control
-from vfs.errors import ConfigError, NotFound
+from vfs.errors import ConfigError, NotFound, ReadOnly
 from vfs.nodes import Bytes, Directory, Spliced
 from vfs.reader import Reader
 from vfs.telemetry import Status
@@ -52,6 +52,8 @@ class Operations:
             "warm": self._warm,
             "flush": self._flush,
             "queue": self._queue,
+            "leave": self._leave,
+            "undelete": self._undelete,
             "log-level": self._log_level,
         }.items():
             if name not in self.control.commands:
@@ -65,6 +67,7 @@ class Operations:
             "pid": os.getpid(),
             "read_write": self.settings.writes,
             "queue": self._waiting(""),
+            "found": self.writing.summary() if self.writing is not None else "",
             **self.status.snapshot(),
         }
 
@@ -139,6 +142,18 @@ class Operations:
             left = self._waiting(path)["bytes"]
             await call.progress({"bytes": max(0, at_first - left), "total": max(at_first, left)})
             await trio.sleep(FLUSH_INTERVAL)
+
+    async def _leave(self, call: Call) -> Any:
+        """Do not wait for what is not sent when the mount ends: it stays for the next one."""
+        if self.writing is not None:
+            self.writing.flush_seconds = 0.0
+        return self._waiting("")
+
+    async def _undelete(self, call: Call) -> Any:
+        """Bring back what was deleted at or below `path`."""
+        if self.writing is None:
+            raise ReadOnly("the mount is read-only: reelfs undelete SOURCE PATH does it without")
+        return {"paths": await self.writing.undelete(call.text("path", ""))}
 
     async def _queue(self, call: Call) -> Any:
         """What was written at or below `path` and is not in the store yet, oldest first."""

@@ -154,6 +154,8 @@ async def open_runtime(
         if settings.writes:
             writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader))
             writing.uploader.watch(status.watch)
+            status.add_file("queue.json", writing.queue_json)
+            status.add_file("conflicts", writing.conflicts_text)
         workers.configure(
             processes=settings.workers.processes,
             memory=settings.workers.memory,

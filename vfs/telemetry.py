@@ -177,6 +177,8 @@ class Status:
         self._histograms: dict[str, dict[Labels, Histogram]] = {
             m.name: {} for m in METRICS if m.kind == "histogram"
         }
+        #: Further files of `.reelfs/`, by name.
+        self.files: dict[str, Callable[[], bytes]] = {}
         self._watched: dict[str, Sample] = {
             "uptime_seconds": self.uptime,
             "offline": lambda: float(self.offline),
@@ -206,6 +208,10 @@ class Status:
         if histogram is None:
             histogram = histograms[labels] = Histogram()
         histogram.observe(seconds)
+
+    def add_file(self, name: str, make: Callable[[], bytes]) -> None:
+        """One more file of `.reelfs/`, made anew at each open."""
+        self.files[name] = make
 
     def watch(self, metric: str, sample: Sample) -> None:
         """Take a counter or gauge from `sample()` when asked: a number, or numbers by label(s)."""

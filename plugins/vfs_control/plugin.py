@@ -24,6 +24,8 @@ from vfs import Bytes, Directory, Layout, Node, Place, Spliced, View, hookimpl
 STATUS_FOLDER = ".reelfs"
 RAW_FOLDER = ".raw"
 KEYS_FOLDER = "keys"
+#: What was deleted on a mount that can be written to, and where in the bucket it waits.
+TRASH_NAME, TRASH_FOLDER = "trash", ".reelfs-trash"
 
 Make = Callable[[], bytes]
 
@@ -38,7 +40,7 @@ def vfs_views(settings: Any, status: Any) -> list[View]:
         "plugins": lambda: _text(plugin_lines(status.plugins)),
         "collisions": lambda: _text(collision_lines(status.collisions)),
     }
-    return [Control(files)]
+    return [Control(lambda: files | status.files)]
 
 
 class Control:
@@ -46,7 +48,7 @@ class Control:
 
     name = "control"
 
-    def __init__(self, files: Mapping[str, Make]) -> None:
+    def __init__(self, files: Callable[[], Mapping[str, Make]]) -> None:
         self._files = files
 
     def applies(self, place: Place) -> bool:
@@ -67,8 +69,9 @@ class Control:
 
     def _status_folder(self, root: Place) -> Directory:
         """Files that say what is true now (version None: made anew at each open), and the rescue folder."""
-        nodes: dict[str, Node] = {name: _volatile(make) for name, make in self._files.items()}
+        nodes: dict[str, Node] = {name: _volatile(make) for name, make in self._files().items()}
         nodes[KEYS_FOLDER] = _keys_folder(root)
+        nodes[TRASH_NAME] = _trash_folder(root)
         return _fixed(nodes)
 
 
@@ -84,6 +87,16 @@ def _keys_folder(root: Place) -> Directory:
 
     async def entries() -> Mapping[str, Node | None]:
         return {name: raw_node(place) for name, place in (await cast(_Rescue, root).unpathable()).items()}
+
+    return Directory(entries=entries)
+
+
+def _trash_folder(root: Place) -> Directory:
+    """What can be had back by `reelfs undelete`, by the time it was deleted; empty where nothing was."""
+
+    async def entries() -> Mapping[str, Node | None]:
+        trash = await root.child(TRASH_FOLDER)
+        return {} if trash is None else {name: raw_node(p) for name, p in (await trash.children()).items()}
 
     return Directory(entries=entries)
 

@@ -27,7 +27,7 @@ from vfs.spans import StoredObject
 from vfs.write.attributes import Attributes
 from vfs.write.book import NOTHING, Book
 from vfs.write.files import Files
-from vfs.write.journal import Journal
+from vfs.write.journal import MAX_NOTES, Journal
 from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Kind, StagedObject
 from vfs.write.rules import Rules, database_of
@@ -76,6 +76,10 @@ class Drive:
         self._opened: dict[str, Entry] = {}
         self._folders: dict[str, int] = {}
         self._dropped: set[int] = set()
+        #: What happened to writes that lost a race or were cut off: `path`, `kept`, `why`, `time`.
+        self.conflicts: list[dict[str, str]] = journal.notes("conflict")
+        #: Told of a name that is another by now, and nobody asked for that: a write that lost a race.
+        self.changed_behind: Callable[[str], None] = lambda key: None
         #: Files without a name that somebody has open: what they read must stay in the store.
         self.orphans: list[Entry] = []
         #: Uploads of parts that are of no use any more: (key, name), for the uploader to take.
@@ -505,19 +509,33 @@ class Drive:
         self._put(entry)
         self.files.enqueue(entry)
         told = {"path": key, "kept": entry.key, "why": why, "time": _stamp()}
+        self.changed_behind(key)
         await self._commit([entry])
-        await self.journal.note("conflict", told)
+        await self._report(told)
         log.warning("%s: %s; what was written here is kept as %s", key, why, entry.key)
 
     async def not_removed(self, entry: Entry, why: str) -> None:
         """What was to be removed is another version by now: it stays."""
         self.pending.discard(entry.key)
         self.metadata.forget(entry.key)
+        self.changed_behind(entry.key)
         await self.journal.put([], drop=[entry.ident])
-        await self.journal.note(
-            "conflict", {"path": entry.key, "kept": entry.key, "why": why, "time": _stamp()}
-        )
+        await self._report({"path": entry.key, "kept": entry.key, "why": why, "time": _stamp()})
         log.warning("%s: %s; it is not removed", entry.key, why)
+
+    async def _report(self, told: dict[str, str]) -> None:
+        """Tell the operator, after a restart, too."""
+        self.conflicts = [*self.conflicts, told][-MAX_NOTES:]
+        await self.journal.note("conflict", told)
+
+    async def lost(self, entry: Entry, why: str) -> None:
+        """What was to be moved is not there any more, and was never here."""
+        self.pending.discard(entry.key)
+        self.metadata.forget(entry.key)
+        self.changed_behind(entry.key)
+        await self.journal.put([], drop=[entry.ident])
+        await self._report({"path": entry.key, "kept": "", "why": why, "time": _stamp()})
+        log.warning("%s: %s", entry.key, why)
 
     async def _beside(self, key: str, word: str) -> str:
         """A free name beside a file: `NAME (WORD TIME HOST).EXT`."""
@@ -572,9 +590,8 @@ class Drive:
         half.waiting = True
         self._put(half)
         await self.journal.put([half.row(), entry.row()])
-        await self.journal.note(
-            "conflict",
-            {"path": entry.key, "kept": half.key, "why": "it was being written", "time": _stamp()},
+        await self._report(
+            {"path": entry.key, "kept": half.key, "why": "it was being written", "time": _stamp()}
         )
         return half.key
 

@@ -109,6 +109,17 @@ class MergedMetadata(Metadata):
         for stem in [stem for stem in known.stems if name.startswith(stem)]:
             del known.stems[stem]
 
+    def appeared(self, key: str) -> None:
+        """An object was stored besides what is pending: its folder is listed anew, those above have it."""
+        at = key.rfind("/") + 1
+        self.forget(key)
+        while at > 0:
+            above = key.rfind("/", 0, at - 1) + 1
+            name = key[above : at - 1]
+            self._know(key[:above]).points.pop(name, None)
+            self._add(key[:above], {name: FOLDER})
+            at = above
+
     def made(self, prefix: str) -> None:
         """A folder was made here: it is known to be empty."""
         self._know(prefix).listing = Folder(fetched=self._clock())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import xxhash
 from vfs.cache.metadata import Metadata
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
+from vfs.units import visible
+from vfs.write import trash
 from vfs.write.book import Book
 from vfs.write.drive import Drive, Recovered
 from vfs.write.files import Fetches, Files
@@ -31,11 +35,15 @@ log = logging.getLogger("vfs.write")
 class WriteSession:
     """What the FUSE adapter and the commands use. settled: told of an entry that the store has."""
 
-    def __init__(self, drive: Drive, uploader: Uploader, *, fsync_to_store: bool) -> None:
+    def __init__(
+        self, drive: Drive, uploader: Uploader, *, fsync_to_store: bool, flush_seconds: float
+    ) -> None:
         self.drive = drive
         self.uploader = uploader
         self.settled: Callable[[Entry], None] = lambda entry: None
         self.recovered = Recovered()
+        #: How long the end waits for what is not sent.
+        self.flush_seconds = flush_seconds
         self._fsync_to_store = fsync_to_store
 
     async def fsync(self, entry: Entry) -> None:
@@ -46,6 +54,38 @@ class WriteSession:
         draft = await self.drive.files.sealed(entry)
         if draft is not None:
             await self.uploader.wait_for(entry, draft)
+
+    def queue_json(self) -> bytes:
+        """`.reelfs/queue.json`."""
+        return json.dumps([asdict(one) for one in self.uploader.queue()], indent=1).encode()
+
+    def conflicts_text(self) -> bytes:
+        """`.reelfs/conflicts`: a line each, oldest first: time, path, what it is kept as, why."""
+        rows = (
+            "\t".join(visible(one[part]) for part in ("time", "path", "kept", "why"))
+            for one in self.drive.conflicts
+        )
+        return "".join(f"{row}\n" for row in rows).encode("utf-8", "backslashreplace")
+
+    def summary(self) -> str:
+        """What a mount says at its start of what it found, "" for nothing."""
+        found, lines = self.recovered, []
+        if found.files:
+            lines.append(f"{found.files} file(s) of an earlier mount are being sent")
+        lines += [f"a file that was being written when that ended is kept as {name}" for name in found.kept]
+        return "; ".join(lines)
+
+    async def undelete(self, path: str) -> list[str]:
+        """See `trash.undelete`."""
+        keys = await trash.undelete(self.drive.metadata.store, path)
+        for key in keys:
+            for at in (at + 1 for at, letter in enumerate(key) if letter == "/"):
+                if (above := self.drive.pending.get(key[:at])) is not None and above.settled is not None:
+                    self.drive.pending.discard(above.key)
+            self.drive.pending.discard(key)
+            self.drive.metadata.appeared(key)
+            self.drive.changed_behind(key)
+        return keys
 
     async def flush(self, below: str = "", *, patience: float | None = None) -> list[Waiting]:
         """Send what waits; what is left."""
@@ -112,7 +152,7 @@ async def open_writing(
         sending=uploader.is_sending,
     )
     uploader.drive = drive
-    session = WriteSession(drive, uploader, fsync_to_store=fsync_to_store)
+    session = WriteSession(drive, uploader, fsync_to_store=fsync_to_store, flush_seconds=flush_seconds)
     try:
         session.recovered = await drive.recover(staging)
         _tell(session.recovered)
@@ -122,7 +162,7 @@ async def open_writing(
                 yield session
             finally:
                 with trio.CancelScope(shield=True):
-                    left = await session.flush(patience=flush_seconds)
+                    left = await session.flush(patience=session.flush_seconds)
                 if left:
                     log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
                 nursery.cancel_scope.cancel()

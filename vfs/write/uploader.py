@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import trio
 
@@ -22,9 +21,9 @@ from vfs.errors import DeadlineExceeded, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Body, Part, Store
+from vfs.write import trash
 from vfs.write.drive import Drive
 from vfs.write.pending import Entry, Kind
-from vfs.write.rules import TRASH
 from vfs.write.staging import Draft
 
 log = logging.getLogger("vfs.write")
@@ -425,14 +424,8 @@ class Uploader:
 
     async def _lost(self, entry: Entry) -> None:
         """Somebody removed or replaced what was moved here, before it was copied."""
-        self.drive.pending.discard(entry.key)
-        self.drive.metadata.forget(entry.key)
-        await self.drive.journal.put([], drop=[entry.ident])
-        why = (
-            f"{entry.origin.key if entry.origin else '?'} was replaced by another client before it was moved"
-        )
-        await self.drive.journal.note("conflict", {"path": entry.key, "kept": "", "why": why, "time": _now()})
-        log.warning("%s: %s", entry.key, why)
+        source = entry.origin.key if entry.origin else "what it was"
+        await self.drive.lost(entry, f"{source} was replaced by another client before it was moved")
 
     async def _stage(self, entry: Entry) -> None:
         """Two files that changed places: the bytes of one are fetched, so that the other can be copied."""
@@ -479,8 +472,8 @@ class Uploader:
                 await self._settle(entry, None)
             return
         try:
-            if self._trash and not key.endswith("/") and not key.startswith(f"{TRASH}/"):
-                await self._to_trash(base)
+            if self._trash and not key.endswith("/") and not trash.holds(key):
+                self.drive.metadata.appeared(await trash.put(self._store, base))
             self._point("delete")
             await self._store.delete(base)
         except NotFound:
@@ -498,23 +491,11 @@ class Uploader:
         entry.base = None
         await self._settle(entry, None)
 
-    async def _to_trash(self, stored: StoredObject) -> None:
-        """What is removed can be had back for a while."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        try:
-            await self._store.copy(stored, f"{TRASH}/{stamp}/{stored.key}", replaces=None)
-        except Stale:
-            if (await self._store.head(stored.key)).object.version != stored.version:
-                raise
-
     async def _drop_trash(self) -> None:
         """What is in the trash for longer than it is to be, once at the start and each hour."""
         while self._trash:
             try:
-                for stored in await trash(self._store):
-                    when = trashed_at(stored.key)
-                    if when is not None and time.time() - when > self._trash:
-                        await self._store.delete(stored)
+                await trash.empty(self._store, self._trash)
             except ReelfsError as error:
                 log.info("the trash is looked at later: %s", error)
             await trio.sleep(3600)
@@ -547,26 +528,6 @@ class _Hurry:
         self._uploader._hurried -= 1
 
 
-async def trash(store: Store) -> list[StoredObject]:
-    """Everything that was deleted and can be had back."""
-    found: list[StoredObject] = []
-    token = None
-    while True:
-        page = await store.list(f"{TRASH}/", delimiter="", token=token)
-        found += page.objects
-        if (token := page.token) is None:
-            return found
-
-
-def trashed_at(key: str) -> float | None:
-    """When something was deleted (Unix seconds), by its key in the trash."""
-    try:
-        stamp = key.split("/")[1]
-        return datetime.strptime(stamp, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
-    except (ValueError, IndexError):
-        return None
-
-
 def _etags(draft: Draft) -> set[str]:
     """What stores call this content: its MD5, or that of the parts it would be sent in."""
     step = upload.part_size(draft.size)
@@ -576,7 +537,3 @@ def _etags(draft: Draft) -> set[str]:
         whole.update(body)
         parts.append(hashlib.md5(body, usedforsecurity=False).digest())
     return {f'"{whole.hexdigest()}"', upload.multipart_etag(parts)}
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
