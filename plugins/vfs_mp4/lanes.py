@@ -30,10 +30,9 @@ _U32 = 0xFFFFFFFF
 class Lane:
     """Rows of one track in decode order, a row that is shown twice is there twice.
 
-    track: the source's, its timescale the one that times are in. dts: when each is decoded, from 0 or later,
-    never falling; dur: until the next is; cts: from then until it is shown, never negative: FFmpeg 8.1 moves
-    a whole track by its most negative one. The first is decoded when it is shown. end: when the last one
-    that is shown goes.
+    track: the source's, its timescale the one that times are in. dts: when each is decoded, never falling;
+    dur: how long it lasts; cts: from when it is decoded until it is shown, never negative: FFmpeg 8.1 moves a
+    whole track by its most negative one. end: when the last one that is shown goes.
     """
 
     track: Track
@@ -65,37 +64,37 @@ def lane(movie: Movie, track: Track) -> Lane | None:
 def _placed(track: Track, rows: Ticks, time: Ticks, end: int) -> Lane:
     """Rows in decode order with the times at which they are shown, the first of which is 0 or later.
 
-    Pictures are decoded as far ahead as their order needs, all alike; but those at the front, which would
-    be decoded before the first is shown, follow each other by a tick.
+    Each lasts as long as it is shown, and is decoded as far ahead as the order needs, all alike: so the first
+    may be decoded before 0.
     """
-    ordered = np.sort(time)
-    ahead = min(int((ordered - time).max()), MAX_AHEAD * track.timescale)
-    early, begin = ordered - ahead, int(ordered[0])
-    ramp = begin + np.minimum(np.arange(len(time)), np.count_nonzero(early < begin))
-    # Where a tick is long, the ramp must not pass what is yet to be shown.
-    yet = np.minimum.accumulate(time[::-1])[::-1]
-    dts = np.maximum(early, np.minimum(ramp, yet))
-    dur = np.diff(dts, append=max(end - ahead, int(dts[-1])))
+    order = np.argsort(time, kind="stable")
+    dur = np.empty(len(time), np.int64)
+    dur[order] = np.diff(time[order], append=end)
+    dts = time[order[0]] + np.cumsum(dur) - dur
+    dts -= min(int((dts - time).max()), MAX_AHEAD * track.timescale)
     return Lane(track, rows, dts, dur, time - dts, end)
 
 
 def fitted(lane: Lane, starts: Ticks) -> Lane:
-    """The lane with the rows that fragments begin with decoded when the first of the fragment is shown.
+    """The lane in fragments, the first row of each decoded when the first of the fragment is shown.
 
     Players place a fragment by its decode time alone where they begin in the middle (hls.js 1.7) or lay one
-    fragment behind the other (shaka-player 5.2 with HLS): by as much as it is decoded earlier, its pictures
-    would be late. What is decoded before it is shown follows by a tick each; where ticks are too long for
-    that, the first is decoded as much earlier.
+    behind the other (shaka-player 5.2 with HLS): were it decoded earlier, its pictures would be as much late.
+    What is decoded before it is shown follows by a tick each; where ticks are too long for that, the first is
+    decoded earlier. No row lasts longer than it is shown: Chromium 156, paused, would show it that long.
     """
-    rows = np.arange(len(lane.dts))
+    starts, number = np.unique(starts[starts < len(lane.rows)]), np.arange(len(lane.rows))
     time = lane.dts + lane.cts
-    # The latest that leaves a tick to all that is decoded after it and shown before it.
-    latest = np.minimum.accumulate((time - rows)[::-1])[::-1]
-    starts = np.unique(starts[starts < len(rows)])
-    ramp = np.repeat(latest[starts], np.diff(starts, append=len(rows))) + rows
-    dts = np.maximum(lane.dts, ramp)
-    last = lane.dts[-1] + lane.dur[-1]
-    return replace(lane, dts=dts, dur=np.diff(dts, append=max(last, dts[-1])), cts=time - dts)
+    yet, latest = (np.minimum.accumulate(t[::-1])[::-1] for t in (time, time - number))
+    ramp = np.repeat(latest[starts], np.diff(starts, append=len(number))) + number
+    # At the front there is no earlier: where ticks are too long, several are decoded at once.
+    begin = time.min()
+    front = np.minimum(begin + np.minimum(number, np.count_nonzero(lane.dts < begin)), yet)
+    dts = np.maximum(np.maximum(lane.dts, ramp), front)
+    dur = np.diff(dts, append=dts[-1] + lane.dur[-1])
+    last = starts[1:] - 1
+    dur[last] = np.minimum(dur[last], lane.dur[last])
+    return replace(lane, dts=dts, dur=dur, cts=time - dts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,6 +108,16 @@ def test_fragments_are_decoded_from_when_they_are_shown(name: str) -> None:
     assert [decoded[edge] for edge in edges[:-1]] == edges[:-1]
 
 
+def test_no_picture_lasts_longer_than_it_is_shown(place: MemoryPlace) -> None:
+    """Chromium, paused after a seek, shows a picture as long as it lasts, even where the next is due."""
+    samples = movie_of(MemoryPlace(read(place, STREAMS[0]))).tracks[0].samples
+    order = np.argsort(samples.pts, kind="stable")
+    # Hidden ones are shown for a tick each.
+    assert (samples.dur[order][:-1] <= np.maximum(np.diff(samples.pts[order]), 2)).all()
+    assert samples.dur[order][-1] > 0
+    assert (samples.dur >= 0).all()
+
+
 @pytest.mark.parametrize("name", [n for n in SOURCES if n not in ("silent", "mov")])
 def test_sound_is_heard_when_the_source_sounds(name: str) -> None:
     """Every packet that is heard, on the line of the pictures, to one tick of the movie's clock."""

@@ -65,14 +65,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # A page that was left.
+            super().handle()
+
     def do_GET(self) -> None:
         where, _, name = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
         folder = {"page": WEB, "media": self.server.folder}.get(where)
-        with contextlib.suppress(ConnectionError):
-            if folder is None or ".." in name.split("/") or not (folder / name).is_file():
-                self._answer(404, {"Content-Length": "0"})
-            else:
-                self._file(folder / name)
+        if folder is None or ".." in name.split("/") or not (folder / name).is_file():
+            self._answer(404, {"Content-Length": "0"})
+        else:
+            self._file(folder / name)
 
     def _file(self, path: Path) -> None:
         size = path.stat().st_size
@@ -135,16 +138,14 @@ class Page:
     driver: webdriver.Chrome
     site: Site
 
-    def open(self, player: str, path: str) -> dict[str, Any]:
-        """Load the page anew and open `path` of the served folder in a player: its state."""
+    def open(self, player: str, path: str, start: float = 0) -> tuple[dict[str, Any], Picture]:
+        """Load the page anew and open `path` of the served folder in a player: as `seek`."""
         self.driver.get(f"{self.site.url}/page/page.html")
-        return self.ask("open", player, f"/media/{quote(path)}")
+        return _shown(self.ask("open", player, f"/media/{quote(path)}", start))
 
     def seek(self, time: float) -> tuple[dict[str, Any], Picture]:
-        """Seek: the state, and the picture that is shown then."""
-        state = self.ask("seek", time)
-        picture = state.pop("picture").partition(",")[2]
-        return state, as_gray(Image.open(io.BytesIO(base64.b64decode(picture))))
+        """Seek by a second or more: the state, and the picture that is shown then."""
+        return _shown(self.ask("seek", time))
 
     def play(self, seconds: float) -> tuple[dict[str, Any], Heard, float]:
         """Play that long, or to the end: the state, the last sound, and the time of the clip it began at."""
@@ -166,6 +167,12 @@ class Page:
     def screenshot(self, path: Path) -> None:
         """The page as it looks, as a PNG."""
         path.write_bytes(self.driver.get_screenshot_as_png())
+
+
+def _shown(state: dict[str, Any]) -> tuple[dict[str, Any], Picture]:
+    picture = base64.b64decode(state.pop("picture").partition(",")[2])
+    assert picture, state
+    return state, as_gray(Image.open(io.BytesIO(picture)))
 
 
 @contextmanager

@@ -12,28 +12,28 @@ addEventListener("error", (event) => complain("page", event.message));
 addEventListener("unhandledrejection", (event) => complain("page", event.reason));
 
 const players = {
-  plain(url) {
-    video.src = url;
+  plain(url, start) {
+    video.src = start ? `${url}#t=${start}` : url;
   },
-  hls(url) {
-    const player = new Hls();
-    player.on(Hls.Events.ERROR, (_, told) => complain("hls.js", `${told.details} ${told.error ?? ""}`));
+  hls(url, start) {
+    const player = new Hls({ startPosition: start });
+    player.on(Hls.Events.ERROR, (_, told) => told.details === "aborted" || complain("hls.js", `${told.details} ${told.error ?? ""}`));
     player.loadSource(url);
     player.attachMedia(video);
   },
-  dash(url) {
+  dash(url, start) {
     const player = dashjs.MediaPlayer().create();
     for (const kind of ["error", "playbackError"]) {
       player.on(kind, (told) => complain("dash.js", `${kind} ${told.error?.code} ${told.error?.message}`));
     }
-    player.initialize(video, url, false);
+    player.initialize(video, url, false, start);
   },
-  async shaka(url) {
+  async shaka(url, start) {
     shaka.polyfill.installAll();
     const player = new shaka.Player();
     player.addEventListener("error", ({ detail }) => complain("shaka", `${detail.code} ${detail.data}`));
     await player.attach(video);
-    await player.load(url);
+    await player.load(url, start);
   },
 };
 
@@ -55,11 +55,10 @@ function orTrouble(promise) {
   });
 }
 
-/** Opens an address; done when the first picture is there, or something is wrong. */
-async function open(kind, url) {
-  const ready = video.readyState >= 2 ? Promise.resolve() : happens(video, "loadeddata");
-  await orTrouble(Promise.all([ready, players[kind](url)]));
-  return state();
+/** Opens an address at a time; done when its picture is shown, or something is wrong. */
+async function open(kind, url, start) {
+  await orTrouble(Promise.all([painted(start), players[kind](url, start)]));
+  return shown();
 }
 
 function state() {
@@ -80,12 +79,22 @@ function state() {
   };
 }
 
-/** Seeks, paused; gives the state and what is shown then. */
+/** A picture of about this time is on the screen; one of before a seek may still be on its way there. */
+function painted(time) {
+  return new Promise((done) => {
+    const look = (_, { mediaTime }) =>
+      Math.abs(mediaTime - time) < 0.5 ? done() : video.requestVideoFrameCallback(look);
+    video.requestVideoFrameCallback(look);
+  });
+}
+
+/** Seeks, paused, by a second or more; gives the state and what is shown then. */
 async function seek(time) {
   video.pause();
-  const there = happens(video, "seeked");
+  const there = Promise.all([happens(video, "seeked"), painted(time)]);
   video.currentTime = time;
   await orTrouble(there);
+  await new Promise(requestAnimationFrame);
   return shown();
 }
 
