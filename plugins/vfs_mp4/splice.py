@@ -77,7 +77,8 @@ def parts(window: Window) -> list[Part]:
     found = [arrange(window.track, pictures(window))]
     for track in window.movie.tracks:
         if track.handler == "soun" and track.usable and track is not window.track:
-            heard = sounds(track, timeline.shown(window.movie, track), window.start, window.stop)
+            shown = timeline.shown(window.movie, track)
+            heard = sounds(track, shown, window.start, window.stop, brief=True)
             if heard:
                 found.append(arrange(track, heard))
     return found
@@ -119,8 +120,13 @@ def pictures(window: Window) -> list[Piece]:
     return found
 
 
-def sounds(track: Track, shown: Shown, start: Fraction, stop: Fraction) -> list[Piece]:
-    """What is heard of a track between two times (seconds on the line of `Shown.time`)."""
+def sounds(
+    track: Track, shown: Shown, start: Fraction, stop: Fraction, *, brief: bool = False
+) -> list[Piece]:
+    """What is heard of a track between two times (seconds on the line of `Shown.time`).
+
+    brief: beside pictures, where being in step is worth more than the first samples (`Format.brief_lead`).
+    """
     begin, end = start * track.timescale, stop * track.timescale
     first = int(np.searchsorted(shown.end, int(begin // 1), "right"))
     last = int(np.searchsorted(shown.time, -int(-end // 1), "left"))
@@ -138,7 +144,7 @@ def sounds(track: Track, shown: Shown, start: Fraction, stop: Fraction) -> list[
             continue
         rows = order[low:high]
         media = round(from_ - int(shift[low]))
-        start_row = _preroll(track, int(rows.min()))
+        start_row = _preroll(track, int(rows.min()), brief=brief)
         found.append(Piece(start_row, int(rows.max()) + 1, media, until - from_, from_ - at))
         at = until
     return found
@@ -156,9 +162,9 @@ def heard_shift(track: Track, order: Ticks, time: Ticks) -> Ticks:
     return shift
 
 
-def _preroll(track: Track, row: int) -> int:
+def _preroll(track: Track, row: int, *, brief: bool) -> int:
     """The row to begin decoding at so that `row` sounds as in a decode of the whole."""
-    lead = soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b""))
+    lead = soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b""), brief=brief)
     return max(row - max(lead, groups.lead(track.groups)), 0)
 
 

@@ -217,15 +217,15 @@ def test_sound_of_a_clip_is_the_source_s_at_that_time(name: str, span: tuple[int
     assert length <= len(clip) / 48_000 <= length + 0.15
 
 
-@pytest.mark.parametrize("name", ["h264", "opus"])
-def test_sound_begins_like_the_source_s_from_the_first_sample_on(name: str) -> None:
-    """The decoder is settled by what comes before: no click at the cut."""
+@pytest.mark.parametrize(("name", "most"), [("h264", 0.05), ("opus", 0.1)])
+def test_sound_begins_like_the_source_s_from_the_first_sample_on(name: str, most: float) -> None:
+    """The decoder is settled by what comes before: no click at the cut. Opus has 80 ms for that."""
     place = exact.sample(name)
     data, _ = trio.run(exact.spliced, place, "1s-2s.mp4")
     (source, source_at), (clip, clip_at) = heard(place.data), heard(data)
     at = round((1.0 - source_at + clip_at) * 48_000)
     difference = clip[:4800] - source[at : at + 4800]
-    assert np.abs(difference).max() < 0.05 * np.abs(source).max()
+    assert np.abs(difference).max() < most * np.abs(source).max()
 
 
 # ---------------------------------------------------------------- what a file says of itself

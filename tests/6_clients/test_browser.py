@@ -18,11 +18,11 @@ from client_players import rank, truth
 pytestmark = needs_browser
 
 #: Ten seconds each, in more than one fragment. The first runs by default, the others with --slow.
+DEFAULT = "h264"
 VIDEOS: dict[str, dict[str, Any]] = {
     "h264": {},
     "fragmented": {"fragmented": True},
     "moov at end": {"faststart": False, "bframes": 3},
-    "open group": {"open_gop": True, "bframes": 3},
     "uneven": {"gop": 47, "vfr": True, "frames": 270},
     "ntsc": {"fps": Fraction(30000, 1001), "gop": 60},
     "delayed": {"delay": Fraction(1, 5)},
@@ -31,6 +31,7 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "silent": {"audio": False},
     "vp9": {"codec": "libvpx-vp9", "audio_codec": "libopus"},
     "av1": {"codec": "libsvtav1", "audio_codec": "libopus"},
+    "open group": {"open_gop": True, "bframes": 3},
 }
 #: Player and manifest.
 PLAYERS = [("hls", "hls/master.m3u8"), ("dash", "dash/manifest.mpd")]
@@ -40,6 +41,9 @@ TIMES = (5.98, 8.01, 3.34, 1.51)
 START = 5.21
 #: Sound may be this many seconds from where it belongs: lips are noticed at 45 ms.
 IN_STEP = 0.020
+#: Chromium plays Opus late by what an edit list hides of it, once it has sought: 80 ms and part of a packet.
+#: Of VP9 and AV1 what is hidden of the pictures counts, too, and before a seek. So FFmpeg's own cuts are.
+OPUS_LATE = 0.101
 #: FFmpeg's own fragments begin their sound late: the tone of time 0 is heard with the first picture.
 HEARD_LATE = {"fragmented": 2 / 30}
 
@@ -56,8 +60,11 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     library, profile = tmp_path_factory.mktemp("web"), tmp_path_factory.mktemp("profile")
+    for name, options in VIDEOS.items():
+        if name == DEFAULT or request.config.getoption("--slow"):
+            encode(library / f"{name}.mp4", **{"frames": 300, "size": (160, 90), **options})
     with (
         mounted(tmp_path_factory.mktemp("mount"), library) as mount,
         served(mount.path) as site,
@@ -74,27 +81,23 @@ def page(shown: Shown) -> Iterator[Page]:
     assert shown.page.site.refused() == []
 
 
-def made(shown: Shown, name: str) -> Path:
-    """A video, encoded when a test first wants it."""
-    path = shown.source(name)
-    return path if path.exists() else encode(path, **{"frames": 300, "size": (160, 90), **VIDEOS[name]})
-
-
 def cases() -> list[Any]:
     return [
-        pytest.param(name, *player, marks=() if name == "h264" else pytest.mark.slow)
+        pytest.param(name, *player, marks=() if name == DEFAULT else pytest.mark.slow)
         for name in VIDEOS
         for player in PLAYERS
+        if name != "open group"
     ]
 
 
 @pytest.mark.parametrize(("name", "player", "manifest"), cases())
 def test_players_play_and_seek(shown: Shown, page: Page, name: str, player: str, manifest: str) -> None:
-    source = made(shown, name)
+    source = shown.source(name)
     known, path = truth(source), f"{name}.mp4@/{manifest}"
-    first, last = (frame.time - known.zero for frame in (known.frames[0], known.frames[-1]))
+    last = known.frames[-1].time - known.zero
     state, picture = page.open(player, path)
-    assert (state["troubles"], rank(source, picture)) == ([], 0)
+    # What an edit list hides before the first picture is there for a tick each, and stays while paused.
+    assert (state["troubles"], rank(source, picture) == 0 or name == "trimmed") == ([], True)
     # Pictures or sound may end first; shaka ends HLS with what ends first.
     ends = sorted((float(last) + 1 / 30, 10.0))
     assert ends[0] - 0.05 < state["duration"] < ends[1] + 0.05
@@ -119,3 +122,70 @@ def test_players_play_and_seek(shown: Shown, page: Page, name: str, player: str,
     state, _, _ = page.play(5.0)
     assert (state["troubles"], state["ended"]) == ([], True)
     assert state["currentTime"] == pytest.approx(state["duration"], abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("player", "manifest"), PLAYERS)
+def test_open_groups_play_through(shown: Shown, page: Page, player: str, manifest: str) -> None:
+    """H.264 alone: Chromium 156 plays them, and fails where it seeks to one, in the stored file as well."""
+    name = "open group"
+    state, _ = page.open(player, f"{name}.mp4@/{manifest}")
+    state, _, _ = page.play(11)
+    assert (state["troubles"], state["ended"], state["frames"] >= 299) == ([], True, True)
+    page.open("plain", f"{name}.mp4")
+    state, _ = page.seek(3.98)
+    assert "PIPELINE_ERROR_DECODE" in state["troubles"][0], "it does seek now: then the players should, too"
+
+
+# ---------------------------------------------------------------- without a player
+
+
+#: Names in the place of `NAME.mp4`, by the wanted seconds of the video.
+FILES = {
+    "{}@2.35s-9s.mp4": (2.35, 9),
+    "{}@2s-9s.mp4": (2, 9),
+    "{}@2.35s-9s.key.mp4": (2.35, 9),
+    "{}.mp4@/faststart.mp4": (0, 10),
+    "{}.mp4@/fragmented.mp4": (0, 10),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        pytest.param(form, name, marks=() if name == DEFAULT and "@2.35s" in form else pytest.mark.slow)
+        for form in FILES
+        for name in ("h264", "fragmented", "moov at end", "ntsc", "opus", "vp9", "av1")
+        # The whole files are of the kind of the file, which has the quirks of its muxer.
+        if "@/" not in form or name != "fragmented"
+    ],
+)
+def test_a_bare_video_plays_clips_and_whole_files(shown: Shown, page: Page, form: str, name: str) -> None:
+    """What an edit list hides is not seen: the picture at t of a clip is that of its start + t."""
+    source, (start, stop) = shown.source(name), FILES[form]
+    known = truth(source)
+    first, after = known.between(Fraction(start), Fraction(stop))
+    if ".key." in form:
+        first -= first % VIDEOS[name].get("gop", 30)
+    begin = known.frames[first].time
+    state, picture = page.open("plain", form.format(name))
+    assert (state["troubles"], rank(source, picture)) == ([], first)
+    last = float(known.frames[after - 1].time - begin)
+    assert state["duration"] == pytest.approx(last + 1 / 30, abs=0.08)
+
+    def in_step(least: float) -> None:
+        state, heard, since = page.play(1.0)
+        assert (state["troubles"], state["currentTime"] > 0.9) == ([], True)
+        about = float(begin - known.zero) + since - HEARD_LATE.get(name, 0)
+        assert least <= heard.source_time(0, heard.length, about) - about <= IN_STEP
+
+    options = VIDEOS[name]
+    is_opus = options.get("audio_codec") == "libopus"
+    hidden = first % 30 / 30 if is_opus and "codec" in options and ".key." not in form else 0
+    in_step(-IN_STEP - hidden)
+    for time in (4.31, 1.01, last - 0.02):
+        state, picture = page.seek(time)
+        assert (state["troubles"], state["currentTime"]) == ([], pytest.approx(time))
+        assert rank(source, picture) == known.at(begin - known.zero + Fraction(time)), time
+    page.seek(2.0)
+    in_step(-OPUS_LATE - hidden if is_opus else -IN_STEP)
