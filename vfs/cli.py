@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 import typer.core
 
-from vfs import cli_mounts
+from vfs import cli_mounts, cli_service
 from vfs.errors import ConfigError, ReelfsError
 from vfs.terminal import (
     EXIT_BROKEN_PIPE,
@@ -181,18 +181,18 @@ def _settings(
 
 @app.command()
 def umount(
-    mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.")],
+    mountpoint: Annotated[Text, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.")] = None,
     lazy: Annotated[
         bool, typer.Option("--lazy", help="Detach now, even if it is in use; it ends with its last user.")
     ] = False,
     now: Annotated[
         bool, typer.Option("--now", help="Do not wait for what is not sent: the next mount sends it.")
     ] = False,
+    config: ConfigOption = None,
 ) -> None:
-    """Unmount, when everything written is in the store; works on dead mounts too."""
-    from vfs.cli_mounts import leave
-
-    leave(mountpoint, lazy=lazy, now=now)
+    """Unmount, when everything written is in the store; works on dead mounts too. With --config, what that
+    file mounts."""
+    cli_mounts.leave(cli_mounts.mountpoint_of(mountpoint, config), lazy=lazy, now=now)
 
 
 @app.command()
@@ -387,6 +387,7 @@ def presign(
 
 
 cli_mounts.register(app)
+app.add_typer(cli_service.service)
 
 
 @app.command()

@@ -21,6 +21,7 @@ Anywhere = Annotated[str, typer.Argument(metavar="PATH|SOURCE", help="A path on 
 Second = Annotated[
     str | None, typer.Argument(metavar="[PATH]", help="A path in SOURCE, which need not be mounted.")
 ]
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -29,6 +30,17 @@ def register(app: typer.Typer) -> None:
     for command in (status, refresh, forget, warm, flush, queue, undelete):
         app.command()(command)
     app.command("log-level")(log_level)
+
+
+def mountpoint_of(given: str | None, config: str | None) -> str:
+    """The mountpoint that was given, else that of a configuration file. Raises ConfigError."""
+    from vfs.config import Settings
+    from vfs.errors import ConfigError
+
+    named = given or (Settings.load(config=config).mountpoint if config else None)
+    if named is None:
+        raise ConfigError("MOUNTPOINT is missing")
+    return str(named)
 
 
 def _client(path: str | None) -> tuple[Client, str]:
@@ -98,11 +110,11 @@ class _Bar:
         self._done = done
 
 
-def flush(where: Where = None, as_json: Json = False) -> None:
-    """Wait until everything written to a mount is in the store."""
+def flush(where: Where = None, as_json: Json = False, config: Config = None) -> None:
+    """Wait until everything written to a mount is in the store. With --config, to what that file mounts."""
     from vfs.errors import ReelfsError
 
-    client, path = _client(where)
+    client, path = _client(mountpoint_of(where, config) if config else where)
     with client, progress_bar("flush", None) as advance:
         told = client.ask("flush", {"path": path}, progress=_Bar(advance), seconds=None)
     if as_json:

@@ -180,6 +180,13 @@ class Settings(_Table):
         default=64 * KIB, description="ranges this near to each other are fetched as one"
     )
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="lines of text or of JSON; auto: JSON into systemd's journal, else text"
+    )
+    credentials: OptionalPath = Field(
+        default=None,
+        description="file of `R2_ACCESS_KEY_ID=...` lines, readable by its owner alone; read again by SIGHUP",
+    )
     log_file: OptionalPath = Field(
         default=None,
         description="file to log to (default: the terminal, or ~/.local/state/reelfs/MOUNTPOINT.log)",
@@ -188,6 +195,8 @@ class Settings(_Table):
     plugins: PluginRules = PluginRules()
     write: WriteRules = WriteRules()
     plugin_tables: dict[str, dict[str, Any]] = Field(default={}, alias="plugin")
+    #: The configuration file that was read, for `reloaded`.
+    file: OptionalPath = Field(default=None, repr=False)
     #: key -> where its value was given; keys that kept their default are not in it.
     origins: dict[str, str] = Field(default={}, repr=False)
 
@@ -233,16 +242,33 @@ class Settings(_Table):
         given |= configsources.from_environment(environment, known)
         given |= configsources.from_options(options, known)
         given |= configsources.from_flags(flags or {}, known)
-        return cls._checked(given, environment)
+        return cls._checked(given, environment, file)
+
+    def reloaded(self) -> Settings:
+        """These settings, with what the configuration file says by now. Raises ConfigError."""
+        given = configsources.from_toml(self.file, KNOWN) if self.file else {}
+        for key, origin in self.origins.items():
+            if not origin.startswith(f"{self.file}: "):
+                given[key] = Given(self.value(key), origin)
+        return self._checked(given, os.environ, self.file)
+
+    def value(self, key: str) -> Any:
+        """The value of a setting by its dotted key, as a plain JSON value. Raises KeyError."""
+        found: Any = self.to_dict()
+        for name in key.split("."):
+            found = found[name]
+        return found
 
     @classmethod
-    def _checked(cls, given: dict[str, Given], environ: Mapping[str, str]) -> Settings:
+    def _checked(
+        cls, given: dict[str, Given], environ: Mapping[str, str], file: Path | None = None
+    ) -> Settings:
         source = str(given["source"].value) if "source" in given else ""
         if "cache_dir" not in given and not _is_local(source):
             given["cache_dir"] = Given(str(default_cache_dir(environ)), "")
         origins = {key: g.origin for key, g in given.items() if g.origin}
         try:
-            return cls.model_validate({**configsources.nested(given), "origins": origins})
+            return cls.model_validate({**configsources.nested(given), "origins": origins, "file": file})
         except ValidationError as error:
             raise ConfigError(_one_line(error, given)) from None
 
@@ -320,7 +346,7 @@ def _type_name(field: FieldInfo) -> str:
     return _PLAIN.get(field.annotation, "text")
 
 
-_HIDDEN = {"plugin_tables", "origins"}
+_HIDDEN = {"plugin_tables", "origins", "file"}
 
 
 def _describe() -> dict[str, configsources.Option]:

@@ -15,7 +15,6 @@ import logging
 import os
 import select
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -23,18 +22,19 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import pyfuse3
 import trio
 
-from vfs import errors, fuse_loop, mounting
+from vfs import errors, fuse_loop, mounting, stacks
 from vfs.changes import Changes
 from vfs.config import Settings
 from vfs.control import Control, socket_path
 from vfs.errors import ConfigError, DeadlineExceeded, ReelfsError
 from vfs.fuse import Adapter, Look, OpensLayouts
 from vfs.fuse_guard import only_cause
+from vfs.logs import configure_logging, log_file, prepare_log
+from vfs.notify import Notifier
 from vfs.telemetry import Status
 from vfs.tree import Tree
 from vfs.write.session import WriteSession
@@ -51,9 +51,6 @@ OPERATION_DEADLINES = 1.25
 GRACE = 1.0
 #: Seconds beyond the deadline of the store that a start may take.
 START_SECONDS = 30.0
-#: A log file this big is set aside (`.1`) at the next start.
-LOG_BYTES = 8 << 20
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Source(Protocol):
@@ -82,6 +79,9 @@ class Source(Protocol):
     @property
     def changes(self) -> Changes:
         """Where it is told what the kernel must not remember any more."""
+
+    async def reload(self) -> None:
+        """Read settings and credentials again. Raises ReelfsError: then nothing was changed."""
 
     async def warm(self) -> None:
         """What can be made ready ahead, once the mount answers."""
@@ -125,7 +125,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
             trio.lowlevel.add_instrument(watch)
             try:
                 async with opened.control.serving(socket_path(mountpoint)):
-                    await _answer(mountpoint, callers, ready, opened.warm)
+                    await _answer(mountpoint, callers, ready, opened)
             finally:
                 trio.lowlevel.remove_instrument(watch)
     log.info("%s: unmounted", mountpoint)
@@ -172,20 +172,20 @@ async def _answer(
     mountpoint: Path,
     callers: fuse_loop.Callers,
     ready: Callable[[], None],
-    warm: Callable[[], Awaitable[None]],
+    opened: Source,
 ) -> None:
     """Answer the kernel until the session ends."""
     async with trio.open_nursery() as nursery:
-        requests = trio.CancelScope()
-        await nursery.start(_stop_on_signals, requests)
+        requests, notifier = trio.CancelScope(), Notifier()
+        await nursery.start(_obey_signals, requests, opened.reload, notifier)
         nursery.start_soon(callers.run)
-        nursery.start_soon(_announce, mountpoint, ready, warm)
+        nursery.start_soon(_announce, mountpoint, ready, opened, notifier)
         with requests:
             await pyfuse3.main(max_tasks=MAX_REQUESTS)
         nursery.cancel_scope.cancel()
 
 
-async def _announce(mountpoint: Path, ready: Callable[[], None], warm: Callable[[], Awaitable[None]]) -> None:
+async def _announce(mountpoint: Path, ready: Callable[[], None], opened: Source, notifier: Notifier) -> None:
     """Ask the mount something from outside of the event loop; say that it is ready when it answers."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     mounting.tune(mounting.device_of(mountpoint))  # not earlier: the kernel's INIT sets its own values
@@ -194,23 +194,43 @@ async def _announce(mountpoint: Path, ready: Callable[[], None], warm: Callable[
     gc.freeze()
     log.info("%s: mounted", mountpoint)
     ready()
-    await warm()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notifier.run, opened.status.line)
+        await opened.warm()
 
 
-async def _stop_on_signals(
-    requests: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def _obey_signals(
+    requests: trio.CancelScope,
+    reload: Callable[[], Awaitable[None]],
+    notifier: Notifier,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """SIGTERM and SIGINT end the session: what is in flight gets a moment, then its caller an error."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    """SIGHUP reads settings and credentials again; SIGUSR1 writes tasks and stacks into the log; SIGTERM and
+    SIGINT end the session: what is in flight gets a moment, then its caller an error."""
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    with trio.open_signal_receiver(*wanted) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                log.info("SIGHUP: nothing to reload")
-                continue
-            log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3.terminate()
-            await trio.sleep(GRACE)
-            requests.cancel()
+                await _reload(reload, notifier)
+            elif number == signal.SIGUSR1:
+                log.info("SIGUSR1: what runs now\n%s", stacks.dump())
+            else:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                notifier.stopping()
+                pyfuse3.terminate()
+                await trio.sleep(GRACE)
+                requests.cancel()
+
+
+async def _reload(reload: Callable[[], Awaitable[None]], notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        await reload()
+    except ReelfsError as error:
+        log.error("SIGHUP: nothing was changed: %s", error)
+    notifier.ready()
 
 
 # -- the process ------------------------------------------------------------------------------------------
@@ -235,7 +255,7 @@ def start(settings: Mapping[str, Any], foreground: bool = False) -> None:
     checked = Settings.from_dict(settings)
     if foreground:
         configure_logging(checked, foreground=True)
-        run(checked, ready=_notify_systemd)
+        run(checked, ready=Notifier().ready)
         return
     mounting.check(checked)
     _detach(checked)
@@ -246,7 +266,7 @@ def _detach(settings: Settings) -> None:
     settings_read, settings_write = os.pipe()
     ready_read, ready_write = os.pipe()
     log_path = log_file(settings)
-    _prepare_log(log_path)
+    prepare_log(log_path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     command = [sys.executable, "-P", "-m", "vfs.daemon"]
     try:
@@ -345,59 +365,6 @@ class _Report:
         except BrokenPipeError:
             log.info("nobody waited for the mount to be ready")
         os.close(descriptor)
-
-
-def _notify_systemd() -> None:
-    """READY=1 to the service manager, where there is one (sd_notify(3), `Type=notify`)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-        notify.connect("\0" + address[1:] if address.startswith("@") else address)
-        notify.send(b"READY=1")
-
-
-# -- logs -------------------------------------------------------------------------------------------------
-
-
-def log_file(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where a detached daemon logs: `log_file`, else `$XDG_STATE_HOME/reelfs/MOUNTPOINT.log`."""
-    if settings.log_file is not None:
-        return settings.log_file
-    base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    name = quote(str(settings.mountpoint).strip("/"), safe="", errors="surrogateescape")[:200]
-    return Path(base) / "reelfs" / f"{name}.log"
-
-
-def _prepare_log(path: Path) -> None:
-    """Its folder, and room: a big one of earlier mounts is set aside. Raises ConfigError."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > LOG_BYTES:
-            path.replace(path.with_name(path.name + ".1"))
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise ConfigError(f"log_file: {path} cannot be written: {error.strerror}") from None
-
-
-def configure_logging(settings: Settings, *, foreground: bool) -> None:
-    """Log to stderr (of a detached daemon: its log file), or to `log_file` in the foreground."""
-    handler: logging.Handler = logging.StreamHandler()
-    if foreground and settings.log_file is not None:
-        _prepare_log(settings.log_file)
-        handler = logging.FileHandler(settings.log_file, encoding="utf-8", errors="backslashreplace")
-    level = settings.log_level.upper()
-    logging.basicConfig(format=LOG_FORMAT, handlers=[handler], level=level, force=True)
-    # Libraries say at DEBUG what they send, signatures included.
-    for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
-        logging.getLogger(noisy).setLevel(max(logging.INFO, logging.getLogger().level))
-    logging.getLogger("pyfuse3").addFilter(_is_worth_saying)
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """pyfuse3 logs an error when a caller was killed before its answer came: nobody's fault."""
-    text = record.getMessage()
-    return not ("fuse_reply_* failed" in text and text.endswith("No such file or directory"))
 
 
 if __name__ == "__main__":

@@ -39,9 +39,15 @@ class BuiltinStores:
     @hookspecs.hookimpl(trylast=True)
     def vfs_store(self, url: str, settings: Settings) -> Store | None:
         """memory://, file://, a plain path, s3:// and r2://."""
+        from vfs.storage.credentials import environment
         from vfs.storage.open import open_store
 
-        return open_store(url, deadline=settings.deadline, max_connections=settings.connections)
+        return open_store(
+            url,
+            deadline=settings.deadline,
+            max_connections=settings.connections,
+            environ=environment(settings.credentials),
+        )
 
 
 class Plugins:

@@ -20,7 +20,7 @@ from vfs.cache.disk import DiskCache
 from vfs.cache.kept import Kept
 from vfs.cache.metadata import Metadata
 from vfs.changes import Changes
-from vfs.config import Settings
+from vfs.config import KNOWN, Settings
 from vfs.control import Control
 from vfs.errors import DeadlineExceeded, ReelfsError, Unavailable
 from vfs.explain import explain
@@ -41,6 +41,8 @@ log = logging.getLogger("vfs.runtime")
 PRESIGNED_SECONDS = 3600
 #: The first request of a mount gets this long at most: who starts it waits for it.
 START_SECONDS = 6.0
+#: Settings that a running mount takes up at SIGHUP.
+LIVE = frozenset({"log_level", "attr_ttl", "dir_ttl", "negative_ttl"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,33 @@ class Runtime:
     plugins: Plugins
     control: Control
     changes: Changes
+    metadata: Metadata
     writing: WriteSession | None = None
+
+    async def reload(self) -> None:
+        """Read the configuration file and the credentials again; what a mount cannot change is named in the
+        log. Raises ConfigError and Denied: then nothing was changed.
+        """
+        now: Settings = self.status.settings or self.settings
+        new = now.reloaded()
+        await self.store.renew()
+        changed = [key for key in KNOWN if new.value(key) != now.value(key)]
+        later = [key for key in changed if key not in LIVE]
+        self.apply(new)
+        told = ", ".join(key for key in changed if key in LIVE) or "no setting"
+        log.info("read again: credentials; %s changed", told)
+        if later:
+            log.warning("these change with the next mount: %s", ", ".join(later))
+
+    def apply(self, settings: Settings) -> None:
+        """Have the settings of `LIVE` in effect."""
+        self.status.settings = settings
+        self.metadata.attr_ttl = settings.attr_ttl
+        self.metadata.dir_ttl = (
+            settings.dir_ttl if self.store.remote else min(settings.dir_ttl, settings.attr_ttl)
+        )
+        self.metadata.negative_ttl = settings.negative_ttl if self.store.remote else 0.0
+        logging.getLogger().setLevel(settings.log_level.upper())
 
     async def warm(self) -> None:
         """Start a worker and make it ready for what plugins will run there: the first frame is quick."""
@@ -193,4 +221,6 @@ async def open_runtime(
         )
         changes = Changes(metadata.forget_at)
         Operations(settings, control, tree, reader, blocks, status, changes, writing).add()
-        yield Runtime(settings, guarded, budget, reader, tree, status, plugins, control, changes, writing)
+        yield Runtime(
+            settings, guarded, budget, reader, tree, status, plugins, control, changes, metadata, writing
+        )

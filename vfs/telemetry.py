@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from vfs.units import visible
+from vfs.units import human_size, visible
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -340,6 +340,16 @@ class Status:
             "collisions": dict(self._collisions),
             "notes": {path: list(notes) for path, notes in self._notes.items()},
         }
+
+    def line(self) -> str:
+        """The state in one line, for a service manager."""
+        read, store = self.value("fuse_bytes_read"), self.value("store_requests")
+        state = "OFFLINE" if self.offline else "online"
+        waiting = f", {self.value('queue_files'):.0f} files queued" if self.value("queue_files") else ""
+        return (
+            f"{state}, {self.value('open_files'):.0f} open files, {human_size(read)} read, "
+            f"{store:.0f} requests, {self.cost_usd():.6f} USD{waiting}"
+        )
 
     def snapshot_json(self) -> bytes:
         """`snapshot` as indented JSON; a path that is no UTF-8 is escaped, so that any parser reads it."""

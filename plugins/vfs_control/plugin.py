@@ -36,7 +36,7 @@ def vfs_views(settings: Any, status: Any) -> list[View]:
     files: dict[str, Make] = {
         "status.json": status.snapshot_json,
         "metrics": lambda: _text(status.metrics_text()),
-        "config.toml": lambda: _text(settings.to_toml()),
+        "config.toml": lambda: _text((status.settings or settings).to_toml()),
         "plugins": lambda: _text(plugin_lines(status.plugins)),
         "collisions": lambda: _text(collision_lines(status.collisions)),
     }

@@ -56,6 +56,9 @@ class Opened:
     control: Control = field(default_factory=Control)
     changes: Changes = field(default_factory=lambda: Changes(lambda path: None))
 
+    async def reload(self) -> None:
+        """Nothing is."""
+
     async def warm(self) -> None:
         """Nothing is."""
 

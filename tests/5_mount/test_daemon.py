@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from vfs import daemon, mounting
+from vfs import daemon, logs, mounting
 from vfs.config import Settings
 from vfs.errors import ConfigError, ReelfsError
 from vfs.mounts import mount_at, unmount
@@ -189,9 +189,9 @@ def test_a_log_file_that_cannot_be_written_is_named(detached: Callable[..., Path
 def test_a_big_log_is_set_aside(detached: Callable[..., Path], tmp_path: Path) -> None:
     log = tmp_path / "own.log"
     with log.open("wb") as file:
-        file.truncate(daemon.LOG_BYTES + 1)
+        file.truncate(logs.LOG_BYTES + 1)
     detached(log_file=str(log))
-    assert (tmp_path / "own.log.1").stat().st_size == daemon.LOG_BYTES + 1
+    assert (tmp_path / "own.log.1").stat().st_size == logs.LOG_BYTES + 1
     assert log.stat().st_size < 10_000
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import tomllib
 from pathlib import Path
 
@@ -31,18 +30,3 @@ def test_a_file_shown_is_one_that_is_taken(block: Block, tmp_path: Path) -> None
     file.write_text(block.body)
     settings = Settings.load(config=file, environ={})
     assert settings.origins.keys() >= {key for key, value in document.items() if not isinstance(value, dict)}
-
-
-def test_the_unit_runs_commands_that_exist() -> None:
-    (block,) = blocks(PAGE, "ini")
-    unit = configparser.ConfigParser(delimiters="=", interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(block.body)
-    service = unit["Service"]
-    assert service["Type"] == "notify"
-    commands = {key: service[key].split() for key in ("ExecStart", "ExecStop", "ExecStartPre")}
-    assert commands["ExecStart"][1:4] == ["mount", "--foreground", "--allow-other"]
-    assert commands["ExecStop"][1] == "umount"
-    assert commands["ExecStartPre"][1:3] == ["umount", "--lazy"]
-    flags = {option.flag for option in Settings.describe()}
-    assert {"--foreground", "--allow-other"} <= flags

@@ -182,6 +182,14 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class Renews(Protocol):
+    """A store with credentials that may be replaced while it is open."""
+
+    async def renew(self) -> None:
+        """Take up those that are given now. Raises ConfigError, Denied: the old ones stay."""
+
+
+@runtime_checkable
 class AsksBesides(Protocol):
     """A store that now and then makes requests besides the one it was asked for."""
 

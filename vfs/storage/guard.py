@@ -31,7 +31,7 @@ from vfs.errors import (
 )
 from vfs.spans import StoredObject
 from vfs.storage.arriving import Arriving
-from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Part, Store
+from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Part, Renews, Store
 from vfs.storage.upload import multipart_etag
 
 log = logging.getLogger("vfs.storage.guard")
@@ -289,6 +289,11 @@ class GuardedStore:
         if put:
             self._check_writable(key)
         return self._store.presign(key, expires=expires, put=put)
+
+    async def renew(self) -> None:
+        """Take up other credentials, where the store has any. Raises ConfigError, Denied."""
+        if isinstance(self._store, Renews):
+            await self._store.renew()
 
     async def aclose(self) -> None:
         """Close the store."""

@@ -384,6 +384,12 @@ class S3Store:
             await self._renew()
             raise
 
+    async def renew(self) -> None:
+        """Take up the credentials that are given now. Raises ConfigError, Denied: the old ones stay."""
+        fresh = await trio.to_thread.run_sync(self._access.renewed)
+        if fresh is not None:
+            self._access = fresh
+
     async def _renew(self) -> None:
         """The store refused: are there other credentials by now? Raises Unavailable (try again) if so."""
         if time.monotonic() - self._looked < RENEWAL_SECONDS:
