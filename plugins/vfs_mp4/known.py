@@ -96,7 +96,7 @@ class Known:
         rows: list[tuple[int, int, bool]] = []
         for number, at in enumerate(self.order):
             start = self.starts[at]
-            rows.append((at, start.time, at in self.linked))
+            rows.append((at, start.time, at in self._proved))
             behind = self.order[number + 1] if number + 1 < len(self.order) else self.end
             if at not in self.linked and start.after < behind:
                 next_time = self.starts[behind].time if behind in self.starts else start.until

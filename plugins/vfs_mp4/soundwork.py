@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 Sound = NDArray[np.int16]
 
+#: Options of decoders. Noise that Dolby's encoders left to the decoder is made from the packet itself, not
+#: from all packets before: so that a part sounds as it does in the whole.
+OPTIONS = {"ac3": {"cons_noisegen": "1"}, "eac3": {"cons_noisegen": "1"}}
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -126,6 +130,7 @@ def _context(format: Format) -> Any:
     except av.error.FFmpegError:
         raise Unsupported(f"no decoder {format.decoder}") from None
     context.thread_count = 1
+    context.options = OPTIONS.get(format.decoder, {})
     if format.setup:
         context.extradata = format.setup
     context.sample_rate = format.rate

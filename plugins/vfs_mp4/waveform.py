@@ -17,7 +17,7 @@ from vfs_mp4.soundline import Line
 
 NAME = "waveform.png"
 #: Part of every version: changed when the same sound would give another picture.
-CODE = "mp4.waveform.1"
+CODE = "mp4.waveform.2"
 #: Pixels across. A column of a two-hour game is four seconds.
 WIDTH = 1800
 #: Seconds decoded at once: some 12 MB of stereo in a worker, a tenth of a second of its time.

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from mp4_places import MemoryPlace
 from numpy.typing import NDArray
-from vfs_mp4.soundwork import to_16_bits
+from vfs_mp4.soundwork import OPTIONS, to_16_bits
 
 from vfs import DerivedObject, Inline, Layout
 
@@ -59,6 +59,7 @@ def decode(data: bytes, number: int = 0, *, by_time: bool = True) -> Heard:
     rate = 0
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.audio[number]
+        stream.codec_context.options = OPTIONS.get(stream.codec_context.name, {})
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()

@@ -6,6 +6,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import trio
@@ -77,12 +78,19 @@ class SparsePlace(MemoryPlace):
 
 @dataclass
 class Sparse:
-    """A fragmented file. fragments: (offset, end, time in ticks) of each; ticks: of a second."""
+    """A fragmented file. fragments: (offset, end, time in ticks) of each; ticks: of a second.
+
+    each: ticks a fragment lasts, on average.
+    """
 
     place: SparsePlace
     fragments: list[tuple[int, int, int]]
     ticks: int
     each: int
+
+    def at(self, when: Fraction) -> tuple[int, int, int]:
+        """The fragment of a time in seconds."""
+        return self.fragments[bisect_right(self.fragments, int(when * self.ticks), key=lambda f: f[2]) - 1]
 
 
 def sparse(
@@ -91,35 +99,35 @@ def sparse(
     size_of: Callable[[int], int],
     *,
     ticks: int,
-    samples: int = 20,
+    samples: int | Callable[[int], int] = 20,
     inside: dict[int, bytes] | None = None,
     between: bytes = b"",
     tail: bytes = b"",
 ) -> Sparse:
-    """`count` fragments of `samples` samples behind a real init section.
+    """`count` fragments of `samples` samples (a number, or that of each) behind a real init section.
 
-    size_of: bytes of media of a fragment. ticks: of a second in the track; a fragment lasts 0.8 s. inside:
+    size_of: bytes of media of a fragment. ticks: of a second in the track; 20 samples last 0.8 s. inside:
     bytes that lie in the middle of the media of a fragment. between: boxes before each moof but the first.
     """
     pieces, fragments, at = [(0, init)], [], len(init)
-    duration = ticks * 8 // 10 // samples
+    duration, time = ticks * 8 // 10 // (samples if isinstance(samples, int) else 20), 0
     for number in range(count):
         if number:
             pieces.append((at, between))
             at += len(between)
-        media = size_of(number)
-        rows = [media // samples] * (samples - 1)
+        media, held = size_of(number), samples if isinstance(samples, int) else samples(number)
+        rows = [media // held] * (held - 1)
         rows.append(media - sum(rows))
-        head = moof(number + 1, number * duration * samples, rows, duration)
+        head = moof(number + 1, time, rows, duration)
         head += struct.pack(">I4s", 8 + media, b"mdat")
         pieces.append((at, head))
         if inside and number in inside:
             pieces.append((at + len(head) + media // 2, inside[number]))
-        fragments.append((at, at + len(head) + media, number * duration * samples))
-        at += len(head) + media
+        fragments.append((at, at + len(head) + media, time))
+        at, time = at + len(head) + media, time + duration * held
     pieces.append((at, tail))
     place = SparsePlace(Bytes(at + len(tail), pieces))  # type: ignore[arg-type]
-    return Sparse(place, fragments, ticks, duration * samples)
+    return Sparse(place, fragments, ticks, time // count)
 
 
 def init_of(path: Path) -> tuple[bytes, int]:
