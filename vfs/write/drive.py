@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import trio
+
 from vfs.cache.metadata import FolderMark, Stored
 from vfs.errors import (
     AlreadyThere,
@@ -22,6 +24,7 @@ from vfs.errors import (
     NotFound,
     NotHere,
     ReelfsError,
+    Stale,
 )
 from vfs.spans import StoredObject
 from vfs.write.attributes import Attributes
@@ -80,10 +83,12 @@ class Drive:
         self.conflicts: list[dict[str, str]] = journal.notes("conflict")
         #: Told of a name that is another by now, and nobody asked for that: a write that lost a race.
         self.changed_behind: Callable[[str], None] = lambda key: None
+        files.crowded = self._crowded
         #: Files without a name that somebody has open: what they read must stay in the store.
         self.orphans: list[Entry] = []
         #: Uploads of parts that are of no use any more: (key, name), for the uploader to take.
         self.abandoned: list[tuple[str, str]] = []
+        self._leaving: list[tuple[str, str]] = []  # of those, what the journal is still to be told
 
     def entry(self, key: str, kind: Kind, **fields: object) -> Entry:
         """A new one, not yet pending."""
@@ -110,26 +115,55 @@ class Drive:
         key = folder + name
         if await self.metadata.find(folder, name) is not None:
             raise AlreadyThere(f"{key} is there already")
+        local = await self._is_companion(folder, name)
+        self._check_free(folder, name)
         entry = self.entry(key, Kind.FILE, attributes=self._now(attributes), base=self._base(key, None))
-        entry.local = await self._is_companion(folder, name)
+        entry.local = local
         entry.live = self.files.staging.create().hold()
         entry.dirty, entry.writers = True, 1
         self._put(entry)
         return entry
 
+    def _check_free(self, folder: str, name: str) -> None:
+        """That nothing came to be under a name meanwhile. Raises AlreadyThere, NotFound."""
+        for key in (f"{folder}{name}", f"{folder}{name}/"):
+            entry = self.pending.active(key)
+            if entry is not None and entry.kind is not Kind.GONE:
+                raise AlreadyThere(f"{key} is there already")
+        if self.metadata.is_gone(folder):
+            raise NotFound(f"no such folder: {folder}")
+
+    def _again(self, key: str, found: Stored | None) -> Stored | None:
+        """What was found under a key, as it is now that something was waited for. Raises Stale."""
+        entry = self.pending.active(key)
+        if entry is not None:
+            return None if entry.kind is Kind.GONE else entry.object()
+        if not isinstance(found, StagedObject):
+            return found
+        if found.entry.key == key and found.entry.settled is not None:
+            return found.entry.stored
+        raise Stale(f"{key} was moved")
+
     async def open(self, stored: StoredObject) -> Entry:
-        """An existing file for writing; it is not changed by that. Raises ReadOnly, Refused."""
+        """An existing file for writing; it is not changed by that. Raises ReadOnly, Refused, Stale."""
         if isinstance(stored, StagedObject):
             entry = stored.entry
             self.check_writable(entry)
         else:
             self.rules.check(stored.key, existing=True)
             attributes = await self.book.ask(stored)
-            entry = self._opened.get(stored.key) or self.entry(
-                stored.key, Kind.FILE, base=stored, origin=stored, attributes=attributes
-            )
+            entry = self._of(stored, attributes)
             self._opened[stored.key] = entry
         entry.writers += 1
+        return entry
+
+    def _of(self, stored: StoredObject, attributes: Attributes) -> Entry:
+        """The entry of a stored file. Raises Stale where something else has its name by now."""
+        if self.pending.active(stored.key) is not None:
+            raise Stale(f"{stored.key} was replaced")
+        entry = self._opened.get(stored.key)
+        if entry is None or entry.origin != stored:
+            entry = self.entry(stored.key, Kind.FILE, base=stored, origin=stored, attributes=attributes)
         return entry
 
     def check_writable(self, entry: Entry) -> None:
@@ -138,35 +172,42 @@ class Drive:
 
     async def close(self, entry: Entry) -> None:
         """What `open` or `create` gave is not used for writing any more."""
-        await self.files.close(entry)
-        if entry.writers <= 0 and self._opened.get(entry.key) is entry:
-            del self._opened[entry.key]
-        self.tidy(entry)
+        try:
+            await self.files.close(entry)
+        finally:
+            if entry.writers <= 0:
+                if self._opened.get(entry.key) is entry:
+                    del self._opened[entry.key]
+                self._wake(entry)
+            self.tidy(entry)
 
     def tidy(self, entry: Entry) -> None:
-        """An unlinked file that nobody has open is gone."""
-        if not entry.key and entry.writers <= 0 and entry.opened <= 0:
+        """A file that nobody has open and that is not pending needs nothing here."""
+        if entry.writers > 0 or entry.opened > 0 or self.pending.get(entry.key) is entry:
+            return
+        if not entry.key or entry.settled is not None:
             self.files.drop(entry)
-            if entry in self.orphans:
-                self.orphans.remove(entry)
-                self._wake(entry)
+        if entry in self.orphans:
+            self.orphans.remove(entry)
+            self._wake(entry)
 
     async def change(self, entry: Entry | None, stored: StoredObject, attributes: Attributes) -> Entry:
-        """Other attributes for a file; its bytes stay where they are. Raises ReadOnly, Refused."""
+        """Other attributes for a file; its bytes stay where they are. Raises ReadOnly, Refused, Stale."""
         if entry is None and isinstance(stored, StagedObject):
             entry = stored.entry
         if entry is None:
             self.rules.check(stored.key, existing=True)
-            entry = self._opened.get(stored.key) or self.entry(
-                stored.key, Kind.FILE, base=stored, origin=stored
-            )
+            entry = self._of(stored, attributes)
+        at = self.pending.active(entry.key)
+        if entry.key and at is not None and at is not entry:
+            raise Stale(f"{entry.key} was replaced")
         entry.attributes = attributes
         if not entry.key:
             return entry
-        if self.pending.active(entry.key) is not entry:
-            entry.settled = None
+        if at is not entry:
+            entry.settled = entry.stored = None
             self._put(entry)
-        if entry.live is None:
+        if entry.is_ready():
             self.files.enqueue(entry)
         if entry.live is None or not entry.dirty:
             await self.journal.put([entry.row()])
@@ -204,11 +245,12 @@ class Drive:
 
     def _remove(self, key: str, entry: Entry | None, found: Stored | None) -> list[Entry]:
         """A name goes; what is pending because of that."""
-        base = self._base(key, found)
+        base, trying = self._base(key, found), None
         if entry is not None:
+            trying = self._untried(entry)
             self._unname(entry)
         self._note(key)
-        return self._gone(key, base)
+        return self._gone(key, base, trying=trying)
 
     def _orphan(self, found: Stored | None, opened: int) -> Entry | None:
         """An entry for a stored file that is open and loses its name."""
@@ -216,9 +258,14 @@ class Drive:
             return None
         return self.entry(found.key, Kind.FILE, base=found, origin=found, opened=opened)
 
+    def _untried(self, entry: Entry) -> Draft | StoredObject | None:
+        """What may have been stored of an entry under the key it leaves: what is there next cares for it."""
+        trying, entry.trying = entry.trying, None
+        return trying
+
     def _unname(self, entry: Entry) -> None:
         """It has no name any more; who has it open keeps its bytes."""
-        self._abandon(entry)
+        self.abandon(entry)
         self._opened.pop(entry.key, None)
         if self.pending.get(entry.key) is entry:
             self.pending.discard(entry.key)
@@ -229,12 +276,20 @@ class Drive:
         else:
             self.files.drop(entry)
 
-    def _gone(self, key: str, base: StoredObject | None, batch: int = 0) -> list[Entry]:
-        """What the store has under a key is to go, if it has anything."""
-        if base is None and not self._sending(key) and not key.endswith("/"):
+    def _gone(
+        self,
+        key: str,
+        base: StoredObject | None,
+        batch: int = 0,
+        *,
+        moved: bool = False,
+        trying: Draft | StoredObject | None = None,
+    ) -> list[Entry]:
+        """What the store has under a key, or may have soon, is to go, if it has anything."""
+        if base is None and trying is None and not self._sending(key) and not key.endswith("/"):
             self.pending.discard(key)
             return []
-        gone = self.entry(key, Kind.GONE, base=base, waiting=True, batch=batch)
+        gone = self.entry(key, Kind.GONE, base=base, waiting=True, batch=batch, trying=trying, moved=moved)
         self._put(gone)
         return [gone]
 
@@ -246,6 +301,7 @@ class Drive:
         await self._check_new(folder, name + "/")
         if await self.metadata.find(folder, name) is not None:
             raise AlreadyThere(f"{key} is there already")
+        self._check_free(folder, name)
         before = self.pending.active(key)
         base = before.base if before is not None else None
         entry = self.entry(key, Kind.FOLDER, base=base, attributes=attributes, waiting=True)
@@ -262,6 +318,8 @@ class Drive:
         self.rules.check(key, existing=False)
         await self._check_empty(key)
         marker = await self._marker(key)
+        if any(e.settled is None and e.kind is not Kind.GONE for e in self.pending.inside(key)):
+            raise NotEmpty(f"{key} is not empty")
         self._note(key)
         await self._commit(self._gone(key, marker))
         await self._keep_folder(folder)
@@ -294,7 +352,7 @@ class Drive:
             listing = None
         if listing is not None and (listing.files or listing.folders or listing.unpathable):
             return
-        if self.pending.active(folder) is None:
+        if self.pending.active(folder) is None and not self.metadata.is_gone(folder):
             entry = self.entry(folder, Kind.FOLDER, waiting=True)
             self._put(entry)
             await self._commit([entry])
@@ -320,6 +378,7 @@ class Drive:
         key = folder + name
         if await self.metadata.find(folder, name) is not None:
             raise AlreadyThere(f"{key} is there already")
+        self._check_free(folder, name)
         told = self._now(replace(attributes, target=target))
         told.metadata()
         entry = self.entry(key, Kind.LINK, attributes=told, base=self._base(key, None), waiting=True)
@@ -376,17 +435,22 @@ class Drive:
     ) -> Entry | None:
         attributes = await self._attributes_of(found)
         local = await self._is_companion(*_split(new))
+        there, target = self._again(old, found), self._again(new, target)
+        if there is None or self.metadata.is_gone(_split(new)[0]):
+            raise NotFound(f"no such file: {old if there is None else new}")
+        if isinstance(target, FolderMark) or isinstance(there, FolderMark):
+            raise Stale(f"{old} or {new} was replaced")
         replaced = self.pending.active(new) or self._opened.get(new)
         if replaced is None or replaced.kind is Kind.GONE:
             replaced = self._orphan(target, opened)
         base = self._base(new, target)
-        changed = self._move(old, found, attributes, new, base, replaced)
+        changed = self._move(old, there, attributes, new, base, replaced)
         moved = self.pending.active(new)
         assert moved is not None
-        if moved.local and not local:
-            moved.local = False
-            self.files.enqueue(moved)
-        moved.local = local
+        if moved.local != local:
+            moved.local, moved.waiting = local, False
+            if moved.is_ready():
+                self.files.enqueue(moved)
         await self._commit(changed)
         await self._keep_folder(_split(old)[0])
         return replaced
@@ -409,31 +473,39 @@ class Drive:
             entry = self.entry(old, Kind.FILE, base=found, origin=found, attributes=attributes)
         if attributes.target is not None:
             entry.kind = Kind.LINK
-        self._abandon(entry)
+        self.abandon(entry)
         self.pending.discard(old)
+        over, trying = self.pending.active(new), self._untried(entry)
+        if over is not None:
+            entry.trying = self._untried(over)
         if replaced is not None and replaced is not entry:
             self._unname(replaced)
-        entry.key, entry.base, entry.batch, entry.settled = new, base, batch, None
+        entry.key, entry.base, entry.batch, entry.settled, entry.stored = new, base, batch, None, None
         self._put(entry)
-        if entry.live is None:
+        if entry.is_ready():
             self.files.enqueue(entry)
         self._note(old)
-        return [entry, *self._gone(old, left, batch)]
+        return [entry, *self._gone(old, left, batch, moved=True, trying=trying)]
 
     async def _rename_folder(self, old: str, new: str, *, replaced: bool) -> None:
         if replaced:
             await self._check_empty(new)
+        began = trio.current_time()
         there = await self._everything(old)
         if len(there) + len(self.pending.below(old)) > MAX_MOVED:
             raise NotHere(f"{old} has more than {MAX_MOVED} files: copy it and remove it")
         marker = await self._marker(old)
         over = await self._marker(new) if replaced else None
+        if self.metadata.is_gone(old) or self.metadata.is_gone(_split(new[:-1])[0]):
+            raise NotFound(f"no such folder: {old}")
+        there = self._since(old, began, there)
         known = {key: self.book.get(stored) or NOTHING for key, stored in there.items()}
         # From here on nothing waits until all of it is done.
         self._last += 1
         batch, changed = self._last, []
         names = dict.fromkeys(there)
-        names |= dict.fromkeys(entry.key for entry in self.pending.below(old) if entry.kind is not Kind.GONE)
+        names |= dict.fromkeys(e.key for e in self.pending.below(old) if e.settled is None)
+        names |= dict.fromkeys(key for key in self._opened if key.startswith(old))
         folders = {old}
         for key in names:
             entry, stored = self.pending.active(key), there.get(key)
@@ -446,21 +518,34 @@ class Drive:
             if key.endswith("/"):
                 folders.add(key)
                 continue
-            changed += self._move(
-                key, stored, known.get(key, NOTHING), new + key[len(old) :], None, None, batch
-            )
+            target = new + key[len(old) :]
+            base = self._base(target, None)
+            changed += self._move(key, stored, known.get(key, NOTHING), target, base, None, batch)
         for key in sorted(folders, key=len):
             entry = self.pending.active(key)
             is_marked = marker if key == old else there.get(key)
             moved = self.entry(new + key[len(old) :], Kind.FOLDER, waiting=True, batch=batch)
-            moved.base = over if key == old else None
+            moved.base = over if key == old else self._base(moved.key, None)
             if entry is not None:
                 moved.attributes = entry.attributes
             self._put(moved)
             if not is_marked:
                 self.metadata.made(moved.key)
-            changed += [moved, *self._gone(key, is_marked or (entry.base if entry else None), batch)]
+            left = is_marked or (entry.base if entry else None)
+            changed += [moved, *self._gone(key, left, batch, moved=True)]
         await self._commit(changed)
+
+    def _since(self, folder: str, began: float, there: dict[str, StoredObject]) -> dict[str, StoredObject]:
+        """What the store has below a folder: what was listed, and what was sent since the listing began."""
+        there = dict(there)
+        for entry in self.pending.below(folder):
+            if entry.settled is None or entry.settled < began:
+                continue
+            if entry.stored is not None:
+                there[entry.key] = entry.stored
+            elif entry.kind is Kind.GONE:
+                there.pop(entry.key, None)
+        return there
 
     async def _everything(self, folder: str) -> dict[str, StoredObject]:
         """All objects of the store below a folder, markers of folders included, by key."""
@@ -480,38 +565,53 @@ class Drive:
         if isinstance(found, FolderMark) or isinstance(target, FolderMark):
             raise NotHere("folders cannot be exchanged")
         ours, theirs = await self._attributes_of(found), await self._attributes_of(target)
-        one = self.pending.active(old) or self.entry(
-            old, Kind.FILE, base=found, origin=found, attributes=ours
-        )
-        other = self.pending.active(new) or self.entry(
-            new, Kind.FILE, base=target, origin=target, attributes=theirs
-        )
+        one = self._to_exchange(old, self._again(old, found), ours)
+        other = self._to_exchange(new, self._again(new, target), theirs)
         for entry in (one, other):
-            self._abandon(entry)
+            self.abandon(entry)
+            self._opened.pop(entry.key, None)
             self.pending.discard(entry.key)
         one.key, other.key = new, old
         one.base, other.base = other.base, one.base
+        one.trying, other.trying = other.trying, one.trying
         for entry in (one, other):
+            entry.batch, entry.settled, entry.stored = 0, None, None
             self._put(entry)
-            self.files.enqueue(entry)
+            if entry.is_ready():
+                self.files.enqueue(entry)
         await self._commit([one, other])
 
+    def _to_exchange(self, key: str, found: Stored | None, attributes: Attributes) -> Entry:
+        if not isinstance(found, StoredObject):
+            raise Stale(f"{key} was replaced")
+        entry = self.pending.active(key) or self._opened.get(key)
+        kind = Kind.FILE if attributes.target is None else Kind.LINK
+        return entry or self.entry(key, kind, base=found, origin=found, attributes=attributes)
+
     # -- when a write is lost or cut off -----------------------------------------------------------------
+
+    def _crowded(self, entry: Entry) -> None:
+        """Its name is another file's by now (both were open, one was moved or replaced): it gets its own."""
+        key = entry.key
+        entry.key, entry.base, entry.batch = self._beside(key, "conflict"), None, 0
+        log.warning("%s: another file has this name; what was written here is kept as %s", key, entry.key)
 
     async def conflict(self, entry: Entry, why: str) -> None:
         """Somebody else was faster: what was to be written becomes a file of another name."""
         key = entry.key
-        self._abandon(entry)
+        self.abandon(entry)
+        entry.try_(None)
+        if self._opened.get(key) is entry:
+            del self._opened[key]
         self.pending.discard(key)
         self.metadata.forget(key)
-        entry.key, entry.base = await self._beside(key, "conflict"), None
+        entry.key, entry.base = self._beside(key, "conflict"), None
         entry.batch = 0
         self._put(entry)
         self.files.enqueue(entry)
-        told = {"path": key, "kept": entry.key, "why": why, "time": _stamp()}
         self.changed_behind(key)
         await self._commit([entry])
-        await self._report(told)
+        await self._report({"path": key, "kept": entry.key, "why": why, "time": _stamp()})
         log.warning("%s: %s; what was written here is kept as %s", key, why, entry.key)
 
     async def not_removed(self, entry: Entry, why: str) -> None:
@@ -530,14 +630,19 @@ class Drive:
 
     async def lost(self, entry: Entry, why: str) -> None:
         """What was to be moved is not there any more, and was never here."""
-        self.pending.discard(entry.key)
-        self.metadata.forget(entry.key)
-        self.changed_behind(entry.key)
-        await self.journal.put([], drop=[entry.ident])
-        await self._report({"path": entry.key, "kept": "", "why": why, "time": _stamp()})
-        log.warning("%s: %s", entry.key, why)
+        key = entry.key
+        entry.waiting = False
+        if entry.live is None and entry.writers <= 0:
+            self.pending.discard(key)
+            await self.journal.put([], drop=[entry.ident])
+        else:
+            await self.journal.put([entry.row()])  # what is being written in its place is still to come
+        self.metadata.forget(key)
+        self.changed_behind(key)
+        await self._report({"path": key, "kept": "", "why": why, "time": _stamp()})
+        log.warning("%s: %s", key, why)
 
-    async def _beside(self, key: str, word: str) -> str:
+    def _beside(self, key: str, word: str) -> str:
         """A free name beside a file: `NAME (WORD TIME HOST).EXT`."""
         folder, name = _split(key)
         stem, dot, extension = name.rpartition(".")
@@ -555,52 +660,81 @@ class Drive:
 
     async def recover(self, staging: Staging) -> Recovered:
         """What the journal has of earlier mounts is pending again. To be called once, first."""
-        used: set[int] = set()
-        kept: list[str] = []
-        total = files = 0
+        self.abandoned += [(told["key"], told["upload"]) for told in self.journal.notes("upload")]
+        drafts: dict[int, Draft] = {}
+        kept: list[tuple[str, str]] = []
+        changed: list[Entry] = []
+        total = files = strange = 0
         for row in self.journal.rows():
             try:
-                entry = self.files.adopt(Entry.from_row(row, staging))
-            except (KeyError, TypeError, ValueError) as error:
+                entry = self.files.adopt(Entry.from_row(row, staging, drafts))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 log.error("the journal's row of %s cannot be read and stays there: %r", row.key, error)
+                strange += 1
                 continue
-            used.update(draft.number for draft in (entry.draft, entry.live) if draft is not None)
+            changed.append(entry)
+            if not await self._is_whole(entry, staging):
+                self._dropped.add(entry.ident)
+                continue
             if entry.kind is Kind.FILE and entry.live is not None:
                 if entry.dirty and not self._is_database(entry):
-                    kept.append(await self._keep_half(entry))
+                    changed.append(self._keep_half(entry))
+                    kept.append((entry.key, changed[-1].key))
                 else:
                     self.files.seal(entry)
-            if entry.draft is None and entry.live is None and entry.kind is Kind.FILE and not entry.origin:
-                continue
             entry.dirty = False
-            entry.waiting = not entry.local
+            if entry.draft is None and entry.kind is Kind.FILE and not entry.origin:
+                self._dropped.add(entry.ident)
+                continue
             self._put(entry)
             files += entry.waiting
             total += entry.size
-        for number in set(staging.numbers()) - used:
+        await self._commit(entry for entry in changed if self.pending.get(entry.key) is entry)
+        for of, key in kept:
+            await self._report({"path": of, "kept": key, "why": "it was being written", "time": _stamp()})
+        for number in set() if strange else set(staging.numbers()) - self.drafts.keys():
             staging.remove(number)
-        return Recovered(files, total, tuple(kept))
+        return Recovered(files, total, tuple(key for _, key in kept))
 
-    async def _keep_half(self, entry: Entry) -> str:
+    async def _is_whole(self, entry: Entry, staging: Staging) -> bool:
+        """Whether what a row names is there; a machine that lost power may have lost its last commits."""
+        if isinstance(entry.trying, Draft) and not staging.has(entry.trying.number):
+            entry.trying = None
+        if entry.live is not None and not staging.has(entry.live.number):
+            entry.live, entry.dirty = None, False
+            if entry.draft is None and entry.origin is None:
+                return await self._not_there(entry)
+        if entry.draft is None or staging.has(entry.draft.number):
+            return bool(entry.key)
+        entry.draft = None
+        return entry.live is not None or await self._not_there(entry)
+
+    async def _not_there(self, entry: Entry) -> bool:
+        log.error("%s: what was staged of it is not there any more", entry.key)
+        why = "what was staged of it is not there any more"
+        await self._report({"path": entry.key, "kept": "", "why": why, "time": _stamp()})
+        return False
+
+    def _keep_half(self, entry: Entry) -> Entry:
         """A file that was being written when all ended: what is there of it, under a name that says so."""
-        half = self.entry(await self._beside(entry.key, "recovered"), Kind.FILE, attributes=entry.attributes)
+        half = self.entry(self._beside(entry.key, "recovered"), Kind.FILE, attributes=entry.attributes)
         half.draft, entry.live = entry.live, None
         assert half.draft is not None
+        half.draft.salvage()
         half.draft.seal()
         half.waiting = True
         self._put(half)
-        await self.journal.put([half.row(), entry.row()])
-        await self._report(
-            {"path": entry.key, "kept": half.key, "why": "it was being written", "time": _stamp()}
-        )
-        return half.key
+        return half
 
     def _is_database(self, entry: Entry) -> bool:
         """SQLite makes its file whole again by itself, from what lies beside it."""
         if entry.local:
             return True
         content = entry.live or entry.draft
-        return content is not None and not content.missing(0, 16) and content.read(0, 16) == _SQLITE
+        if content is None or content.missing(0, content.size):
+            return False  # what the journal says of a file that is not all here may be older than the file
+        content.salvage()
+        return content.read(0, 16) == _SQLITE
 
     # -- facts ------------------------------------------------------------------------------------------
 
@@ -649,9 +783,12 @@ class Drive:
 
     async def _commit(self, changed: Iterable[Entry]) -> None:
         """Tell the journal of one step, whole: what is new, and what is pending no more."""
-        rows = {entry.ident: entry.row() for entry in changed}
+        rows = {entry.ident: entry.row() for entry in changed if self.pending.get(entry.key) is entry}
         dropped, self._dropped = self._dropped - rows.keys(), set()
-        await self.journal.put(rows.values(), drop=dropped)
+        notes = [("upload", {"key": key, "upload": name}) for key, name in self._leaving]
+        self.abandoned += self._leaving
+        self._leaving = []
+        await self.journal.put(rows.values(), drop=dropped, notes=notes)
 
     # -- one step ---------------------------------------------------------------------------------------
 
@@ -659,18 +796,21 @@ class Drive:
         """It is pending."""
         before = self.pending.get(entry.key)
         if before is not None and before is not entry:
-            self._abandon(before)
+            self.abandon(before)
             self._dropped.add(before.ident)
+            if entry.trying is None:
+                entry.trying = self._untried(before)
         self.pending.add(entry)
         self._note(entry.key)
         if entry.waiting:
             self._wake(entry)
 
-    def _abandon(self, entry: Entry) -> None:
+    def abandon(self, entry: Entry) -> None:
         """An upload of parts for a key it leaves is of no use."""
         if entry.upload is not None:
-            self.abandoned.append((entry.key, entry.upload))
-            entry.upload, entry.parts = None, {}
+            self._leaving.append((entry.key, entry.upload))
+            entry.upload, entry.upload_of, entry.parts = None, "", {}
+        entry.starting = None
         entry.attempts, entry.error = 0, ""
 
     def _note(self, key: str) -> None:
@@ -682,8 +822,8 @@ class Drive:
     @property
     def drafts(self) -> Mapping[int, Draft]:
         """Staged contents of what is pending, by number."""
-        found = (draft for entry in self.pending for draft in (entry.live, entry.draft) if draft)
-        return {draft.number: draft for draft in found}
+        found = (d for entry in self.pending for d in (entry.live, entry.draft, entry.trying))
+        return {draft.number: draft for draft in found if isinstance(draft, Draft)}
 
 
 _SQLITE = b"SQLite format 3\0"

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 import trio
 
 from vfs.cache.intervals import Range
+from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
 from vfs.write.journal import Journal
 from vfs.write.pending import Entry, Pending
@@ -39,7 +40,11 @@ class Fetches(Protocol):
 
 
 class Files:
-    """Reading and writing entries. changed: told of an entry that waits to be sent."""
+    """Reading and writing entries. changed: told of an entry that waits to be sent. crowded: told of one that
+    is written to under a name that another one has by now; it gets another name.
+    """
+
+    crowded: Callable[[Entry], None] = staticmethod(lambda entry: None)
 
     def __init__(
         self,
@@ -77,10 +82,13 @@ class Files:
             if origin is None or length <= 0:
                 return b""
             return await self._reader.fetch(Layout((Extent(origin, offset, length),)))
-        if content.missing(offset, offset + length):
-            async with entry.lock:
-                await self._fill(content, offset, offset + length)
-        return await self._on_disk(length, content.read, offset, length)
+        content.hold()
+        try:
+            if content.missing(offset, offset + length):
+                await self._fill(entry, content, offset, offset + length)
+            return await self._on_disk(length, content.read, offset, length)
+        finally:
+            content.release()
 
     async def write(self, entry: Entry, offset: int, data: bytes) -> None:
         """Change bytes. Raises NoRoom; then nothing of the file is lost."""
@@ -106,11 +114,19 @@ class Files:
         live = entry.live
         assert live is not None
         noted = live.number in self._noted
-        if (noted and not entry.dirty) or (not noted and live.size >= NOTED_FROM and entry.key):
-            self._noted.add(live.number)
-            entry.dirty = True
-            await self._journal.put([entry.row()])
+        before = entry.dirty
         entry.dirty = True
+        if self._is_named(entry) and (not before if noted else live.size >= NOTED_FROM):
+            try:
+                await self._journal.put([entry.row()], keep=False)
+            except ReelfsError:
+                entry.dirty = before
+                raise
+            self._noted.add(live.number)
+
+    def _is_named(self, entry: Entry) -> bool:
+        """Whether it has a name still; else it is nobody's business what becomes of it."""
+        return bool(entry.key) and self._pending.get(entry.key) is entry
 
     async def _live(self, entry: Entry) -> Draft:
         """The draft to write to."""
@@ -133,9 +149,14 @@ class Files:
 
     def _join(self, entry: Entry) -> None:
         """It differs from the store's by now; an unlinked file is nobody's business."""
-        if entry.key and self._pending.get(entry.key) is not entry:
-            entry.settled = None
-            self._pending.add(entry)
+        if not entry.key:
+            return
+        entry.settled = entry.stored = None
+        if self._pending.get(entry.key) is entry:
+            return
+        if self._pending.active(entry.key) is not None:
+            self.crowded(entry)
+        self._pending.add(entry)
 
     def _touch(self, entry: Entry) -> None:
         entry.attributes = replace(entry.attributes, mtime_ns=time.time_ns())
@@ -152,10 +173,16 @@ class Files:
         if live is None or not entry.dirty or not entry.key:
             return
         await trio.to_thread.run_sync(live.sync, limiter=self._threads)
+        if not self._is_named(entry):
+            return
         entry.dirty = False
-        self._noted.add(live.number)
         entry.since = entry.since or time.time()
-        await self._journal.put([entry.row()], durable=True)
+        try:
+            await self._journal.put([entry.row()], durable=True, keep=False)
+        except ReelfsError:
+            entry.dirty = True
+            raise
+        self._noted.add(live.number)
 
     async def close(self, entry: Entry) -> None:
         """One writer less; after the last it waits to be sent."""
@@ -163,9 +190,11 @@ class Files:
         if entry.writers > 0 or entry.live is None:
             return
         async with entry.lock:
-            if entry.writers == 0 and entry.live is not None:
-                await self._flush(entry)
-                self.seal(entry)
+            if entry.writers <= 0 and entry.live is not None:
+                try:
+                    await self._flush(entry)
+                finally:
+                    self.seal(entry)  # where the journal has no room, the store may have it in time
 
     def seal(self, entry: Entry) -> None:
         """What was written is what is to be sent."""
@@ -192,15 +221,19 @@ class Files:
             if entry.live is not None and entry.live.changes:
                 await self._flush(entry)
                 self.seal(entry)
-                await self._journal.put([entry.row()], durable=True)
+                if self._is_named(entry):
+                    await self._journal.put([entry.row()], durable=True)
         return entry.draft if entry.waiting else None
 
     def drop(self, entry: Entry) -> None:
-        """Nobody can reach it any more: its drafts go."""
+        """Nobody can reach it any more, or what the store has is the same: its drafts go."""
         for draft in (entry.live, entry.draft):
             if draft is not None:
                 self._forget(draft)
         entry.live = entry.draft = None
+        entry.try_(None)
+        if entry.stored is not None:
+            entry.origin = entry.stored
 
     def drop_settled(self, entry: Entry) -> None:
         """The store has it, and nobody looks for it here any more."""
@@ -208,7 +241,10 @@ class Files:
             self.drop(entry)
 
     def reclaim(self) -> None:
-        """Make room: drop what is kept of files the store has."""
+        """Make room: drop what is kept of files the store has. From any thread."""
+        if not trio.lowlevel.in_trio_run():
+            trio.from_thread.run_sync(self.reclaim)
+            return
         for entry in self._pending:
             if entry.settled is not None:
                 self.drop_settled(entry)
@@ -219,17 +255,23 @@ class Files:
 
     # -- fetching what is missing ----------------------------------------------------------------------
 
-    async def fill(self, entry: Entry, draft: Draft) -> None:
-        """Everything of it is here when this returns. Raises Stale, StoreError."""
-        async with entry.lock:
-            await self._fill(draft, 0, draft.size)
+    async def fill(self, entry: Entry, draft: Draft) -> bool:
+        """Everything of it is here when this returns; whether something was not. Raises Stale, NotFound."""
+        if not draft.missing(0, draft.size):
+            return False
+        await self._fill(entry, draft, 0, draft.size)
+        return True
 
-    async def _fill(self, draft: Draft, start: int, end: int) -> None:
+    async def _fill(self, entry: Entry, draft: Draft, start: int, end: int) -> None:
+        """Piece by piece, so that who writes need not wait for all."""
         for hole in draft.missing(start, end):
             for piece in _pieces(hole):
-                assert draft.base is not None
-                body = await self._reader.fetch(_layout(draft.base, piece))
-                await self._on_disk(len(body), draft.fill, piece[0], body)
+                base = draft.base
+                if base is None:
+                    return  # cut off meanwhile
+                body = await self._reader.fetch(_layout(base, piece))
+                async with entry.lock:
+                    await self._on_disk(len(body), draft.fill, piece[0], body)
 
     async def _on_disk(self, size: int, work: Callable[[*Args], T], *args: *Args) -> T:
         if size <= IN_PLACE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,12 @@ class Row:
     state: str
     told: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def drafts(self) -> list[int]:
+        """Numbers of the staged files it names."""
+        found = (self.told.get(name) for name in ("draft", "live", "trying"))
+        return [told[0] for told in found if isinstance(told, list) and told and isinstance(told[0], int)]
+
 
 def object_to(stored: StoredObject | None) -> list[Any] | None:
     """A stored object as JSON can hold it."""
@@ -58,10 +65,16 @@ Work = Callable[[apsw.Connection], None]
 
 
 class Journal:
-    """The journal in one folder. source: the URL it is for. Raises ReelfsError for one of another source."""
+    """The journal in one folder. source: the URL it is for. Raises ReelfsError for one of another source.
 
-    def __init__(self, folder: Path, source: str) -> None:
+    released: told the numbers of staged files that no row on the disk names any more.
+    """
+
+    released: Callable[[Iterable[int]], object] = staticmethod(lambda numbers: None)
+
+    def __init__(self, folder: Path, source: str, point: Callable[[str], object] = lambda name: None) -> None:
         self.path = folder / "journal.sqlite"
+        self._point = point
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = apsw.Connection(str(self.path))
@@ -72,63 +85,90 @@ class Journal:
             raise _translated(error, self.path) from error
         self._queue: list[Work] = []
         self._durable = False
+        self._named: dict[int, list[int]] = {}  # by file, as the disk has it
+        self._uses: Counter[int] = Counter()  # on the disk, or on its way there
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
 
     def _open(self, source: str) -> None:
         version = self._db.pragma("user_version")
         if version not in (0, VERSION):
-            raise ReelfsError(f"{self.path} is of another version of reelfs ({version})")
+            raise ReelfsError(
+                f"{self.path} is of another version of reelfs (format {version}, this one writes {VERSION}): "
+                "mount with that one until its queue is empty, or move the folder away"
+            )
         with self._db:
             self._db.execute(_SCHEMA)
             self._db.pragma("user_version", VERSION)
             self._db.execute("INSERT OR IGNORE INTO about VALUES ('source', ?)", (source,))
         known = self._db.execute("SELECT value FROM about WHERE name='source'").get
         if known != source:
-            raise ReelfsError(f"{self.path} is of {known}, not of {source}")
+            raise ReelfsError(f"{self.path} is of {known}, not of {source}: nothing of it was touched")
 
     # -- reading, at the start --------------------------------------------------------------------------
 
     def rows(self) -> list[Row]:
-        """All that is pending."""
-        found = self._db.execute("SELECT ident, key, state, told FROM pending ORDER BY ident")
-        return [Row(ident, _text(key), state, json.loads(told)) for ident, key, state, told in found]
+        """All that is pending. What a row cannot tell is empty. Raises ReelfsError."""
+        rows = [
+            Row(ident, _text(key), state, _told(told))
+            for ident, key, state, told in self._asked(
+                "SELECT ident, key, state, told FROM pending ORDER BY ident"
+            )
+        ]
+        for row in rows:
+            self._named[row.ident] = row.drafts
+            self._uses.update(row.drafts)
+        return rows
 
     def known(self) -> list[tuple[str, str, str]]:
         """Attributes of stored objects that were learnt: key, version, JSON."""
-        found = self._db.execute(
-            "SELECT key, version, told FROM known ORDER BY rowid DESC LIMIT ?", (MAX_KNOWN,)
-        )
+        found = self._asked("SELECT key, version, told FROM known ORDER BY rowid DESC LIMIT ?", MAX_KNOWN)
         return [(_text(key), version, told) for key, version, told in found]
 
     def notes(self, kind: str) -> list[dict[str, Any]]:
         """What was noted, oldest first."""
-        found = self._db.execute(
+        found = self._asked(
             "SELECT told FROM (SELECT id, told FROM notes WHERE kind=? ORDER BY id DESC LIMIT ?) ORDER BY id",
-            (kind, MAX_NOTES),
+            kind,
+            MAX_NOTES,
         )
         return [json.loads(told) for (told,) in found]
 
     def last_ident(self) -> int:
         """The highest number given to a file so far."""
-        told = self._db.execute("SELECT value FROM about WHERE name='ident'").get
-        highest = self._db.execute("SELECT max(ident) FROM pending").get
+        told = self._asked("SELECT max(value + 0) FROM about WHERE name='ident'")[0][0]
+        highest = self._asked("SELECT max(ident) FROM pending")[0][0]
         return max(int(told or 0), int(highest or 0))
+
+    def names(self, number: int) -> bool:
+        """Whether a row names a staged file: as long as it does, a crash brings that file back."""
+        return self._uses[number] > 0
+
+    def _asked(self, statement: str, *bindings: Any) -> list[Any]:
+        try:
+            return list(self._db.execute(statement, bindings))
+        except apsw.Error as error:
+            raise _translated(error, self.path) from error
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    async def put(self, rows: Iterable[Row], *, drop: Iterable[int] = (), durable: bool = False) -> None:
-        """Rows that are new or changed, numbers of files that are pending no more: all or nothing."""
-        changed = [(row.ident, _blob(row.key), row.state, json.dumps(row.told)) for row in rows]
-        gone = [(ident,) for ident in drop]
+    async def put(
+        self,
+        rows: Iterable[Row],
+        *,
+        drop: Iterable[int] = (),
+        notes: Iterable[tuple[str, Mapping[str, Any]]] = (),
+        durable: bool = False,
+        keep: bool = True,
+    ) -> None:
+        """Rows that are new or changed, numbers of files that are pending no more, notes: all or nothing.
 
-        def work(db: apsw.Connection) -> None:
-            if gone:
-                db.executemany("DELETE FROM pending WHERE ident=?", gone)
-            if changed:
-                db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)", changed)
-
-        await self._do(work, durable)
+        keep: when there is no room for it, it is written with the next that finds some.
+        """
+        put = _Put(list(rows), list(drop), keep, [(kind, json.dumps(told)) for kind, told in notes])
+        for row in put.rows:
+            self._uses.update(row.drafts)
+        await self._do(put, durable)
 
     async def learn(self, key: str, version: str, told: str | None) -> None:
         """Attributes of a version of an object; None: there is none of that name."""
@@ -164,38 +204,95 @@ class Journal:
 
         Not interrupted: a caller that is cancelled learns of it afterwards, so memory and disk agree.
         """
-        self._queue.append(work)
-        self._durable = self._durable or durable
         done = _Done()
-        self._queue.append(done)
+        self._queue += [work, done]
+        self._durable = self._durable or durable
         with trio.CancelScope(shield=True):
             async with self._turn:
                 if not done.did:
                     batch, self._queue = self._queue, []
                     durable, self._durable = self._durable, False
-                    await trio.to_thread.run_sync(self._commit, batch, durable, limiter=self._threads)
+                    failure = await trio.to_thread.run_sync(
+                        self._commit, batch, durable, limiter=self._threads
+                    )
+                    self._after(batch, durable, failure)
         if done.error is not None:
             raise done.error
 
-    def _commit(self, batch: list[Work], durable: bool) -> None:
-        failure: ReelfsError | None = None
+    def _commit(self, batch: list[Work], durable: bool) -> ReelfsError | None:
+        self._point("before-commit")
         try:
             self._db.pragma("synchronous", "full" if durable else "normal")
             with self._db:
                 for work in batch:
-                    if not isinstance(work, _Done):
-                        work(self._db)
+                    work(self._db)
+                self._point("in-commit")
         except apsw.Error as error:
-            failure = _translated(error, self.path)
+            return _translated(error, self.path)
+        except Exception as error:
+            return ReelfsError(f"the journal {self.path}: {error!r}")
+        self._point("after-commit")
+        return None
+
+    def _after(self, batch: list[Work], durable: bool, failure: ReelfsError | None) -> None:
+        """What a commit means for those who wait for it, and for staged files."""
+        again = []
         for work in batch:
             if isinstance(work, _Done):
                 work.did, work.error = True, failure
+            elif failure is None:
+                self._written(work)
+            elif isinstance(failure, NoRoom) and getattr(work, "keep", True):
+                again.append(work)
+            elif isinstance(work, _Put):
+                self._release(number for row in work.rows for number in row.drafts)
+        if again:
+            self._queue[:0] = again
+            self._durable = self._durable or durable
+
+    def _written(self, work: Work) -> None:
+        if not isinstance(work, _Put):
+            return
+        before = [number for ident in work.gone for number in self._named.pop(ident, ())]
+        for row in work.rows:
+            before += self._named.pop(row.ident, ())
+            self._named[row.ident] = row.drafts
+        self._release(before)
+
+    def _release(self, numbers: Iterable[int]) -> None:
+        free = []
+        for number in numbers:
+            self._uses[number] -= 1
+            if not self._uses[number]:
+                del self._uses[number]
+                free.append(number)
+        self.released(free)
 
     def close(self, last_ident: int) -> None:
-        """Write down what need not be before."""
-        with self._db:
-            _run(self._db, "INSERT OR REPLACE INTO about VALUES ('ident', ?)", (str(last_ident),))
-        self._db.close()
+        """Write down what need not be before. Raises ReelfsError; it is closed all the same."""
+        try:
+            with self._db:
+                for work in self._queue:
+                    work(self._db)
+                _run(self._db, "INSERT OR REPLACE INTO about VALUES ('ident', ?)", (str(last_ident),))
+        except apsw.Error as error:
+            raise _translated(error, self.path) from error
+        finally:
+            self._db.close()
+
+
+class _Put:
+    """Rows to be written and rows to go."""
+
+    def __init__(self, rows: list[Row], gone: list[int], keep: bool, notes: list[tuple[str, str]]) -> None:
+        self.rows, self.gone, self.keep, self._notes = rows, gone, keep, notes
+        self._changed = [(row.ident, _blob(row.key), row.state, json.dumps(row.told)) for row in rows]
+
+    def __call__(self, db: apsw.Connection) -> None:
+        """Do it."""
+        db.executemany("DELETE FROM pending WHERE ident=?", [(ident,) for ident in self.gone])
+        db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)", self._changed)
+        db.executemany("INSERT INTO notes (kind, told) VALUES (?, ?)", self._notes)
 
 
 class _Done:
@@ -207,6 +304,14 @@ class _Done:
 
     def __call__(self, db: apsw.Connection) -> None:
         """Nothing to do."""
+
+
+def _told(text: str) -> Any:
+    try:
+        told = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _run(db: apsw.Connection, statement: str, bindings: tuple[Any, ...]) -> None:

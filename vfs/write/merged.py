@@ -28,7 +28,7 @@ class MergedMetadata(Metadata):
         """The merged listing. Raises NotFound."""
         if self._walks is not None:
             self._walks.note(prefix)
-        if self._is_gone(prefix):
+        if self.is_gone(prefix):
             raise NotFound(f"no such folder: {prefix}")
         listing = self._merge(prefix, "", await self._whole(prefix))
         is_empty = not listing.files and not listing.folders
@@ -38,7 +38,7 @@ class MergedMetadata(Metadata):
 
     async def find(self, prefix: str, name: str) -> Stored | None:
         """The merged child of a folder."""
-        if self._is_gone(prefix):
+        if self.is_gone(prefix):
             return None
         known = self._pending(prefix, name)
         if known is not _UNKNOWN:
@@ -48,7 +48,7 @@ class MergedMetadata(Metadata):
 
     async def starting(self, prefix: str, stem: str) -> Folder:
         """The merged children whose names start with `stem`."""
-        if self._is_gone(prefix):
+        if self.is_gone(prefix):
             return Folder(fetched=self._clock())
         if self.store.remote:
             return self._merge(prefix, stem, await super().starting(prefix, stem))
@@ -127,7 +127,7 @@ class MergedMetadata(Metadata):
     def _rules_out(self, listing: Folder) -> bool:
         return True
 
-    def _is_gone(self, prefix: str) -> bool:
+    def is_gone(self, prefix: str) -> bool:
         """Whether the folder, or one above it, was removed here."""
         at = len(prefix)
         while at > 0:

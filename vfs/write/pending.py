@@ -47,7 +47,8 @@ class Entry:
     sealed), else of `origin` (bytes of a stored object, perhaps under another key). stored: what the store
     made of it, once it is settled. since: Unix seconds since when it waits. due: clock seconds before which
     it is left alone. sent: the object the current draft is in, under whatever key.
-    batch: entries of one folder's move; what they leave behind goes when all have arrived.
+    batch: entries of one folder's move; what they leave behind goes when all have arrived. moved: what was
+    under this key is under another one.
     """
 
     ident: int
@@ -61,11 +62,15 @@ class Entry:
     local: bool = False  # never sent: companions of a database
     waiting: bool = False  # something is to be sent
     batch: int = 0
+    moved: bool = False
     since: float = 0.0
     due: float = 0.0
     attempts: int = 0
     error: str = ""
+    trying: Draft | StoredObject | None = None
+    starting: list[str] | None = None
     upload: str | None = None
+    upload_of: str = ""
     parts: dict[int, str] = field(default_factory=dict)
     sent: StoredObject | None = None
     stored: StoredObject | None = None
@@ -127,16 +132,34 @@ class Entry:
             entry=self,
         )
 
-    def needs(self) -> StoredObject | None:
-        """The stored object that bytes of it are still to be got from, if any."""
-        if self.kind is not Kind.FILE:
-            return None
-        if self.sent is not None:
-            return self.sent if self.waiting else None
-        content = self.draft or self.live
-        if content is None:
-            return self.origin
-        return content.base if content.missing(0, content.size) else None
+    def needs(self) -> list[StoredObject]:
+        """Stored objects that bytes of it are still to be got from."""
+        if self.kind is not Kind.FILE or self.settled is not None:
+            return []
+        drafts = [draft for draft in (self.draft, self.live) if draft is not None]
+        found = [draft.base for draft in drafts if draft.base and draft.missing(0, draft.size)]
+        if self.origin is not None and not drafts:
+            found.append(self.origin)
+        if self.sent is not None and self.waiting:
+            found.append(self.sent)
+        return found
+
+    def is_ready(self) -> bool:
+        """Whether there is something to be sent that will not change: not while it is first written."""
+        return self.kind is not Kind.FILE or self.draft is not None or self.live is None
+
+    def is_at_rest(self) -> bool:
+        """Whether it was opened for writing, and nothing that the store has not came of it."""
+        is_file = self.kind is Kind.FILE and not self.local and self.settled is None
+        return is_file and not self.waiting and self.live is None and self.writers <= 0
+
+    def try_(self, content: Draft | StoredObject | None) -> None:
+        """Remember what a request carries (None: its outcome is known)."""
+        if isinstance(content, Draft):
+            content.hold()
+        if isinstance(self.trying, Draft):
+            self.trying.release()
+        self.trying = content
 
     # -- in the journal --------------------------------------------------------------------------------
 
@@ -152,32 +175,41 @@ class Entry:
             "local": self.local,
             "waiting": self.waiting,
             "batch": self.batch,
+            "moved": self.moved,
             "since": self.since,
+            "trying": _draft_to(self.trying) if isinstance(self.trying, Draft) else None,
+            "copying": object_to(self.trying) if isinstance(self.trying, StoredObject) else None,
+            "starting": self.starting,
             "upload": self.upload,
+            "upload_of": self.upload_of,
             "parts": {str(number): version for number, version in self.parts.items()},
             "sent": object_to(self.sent),
         }
         return Row(self.ident, self.key, "open" if self.live and self.dirty else "closed", told)
 
     @classmethod
-    def from_row(cls, row: Row, staging: Staging) -> Entry:
-        """What `row` gave. Raises whatever a row of another program may cause."""
+    def from_row(cls, row: Row, staging: Staging, known: dict[int, Draft]) -> Entry:
+        """What `row` gave. known: drafts of other rows, by number. Raises whatever a strange row causes."""
         told = row.told
+
+        def draft(name: str) -> Draft | None:
+            return _draft_from(told[name], staging, known)
+
         entry = cls(row.ident, row.key, Kind(told["kind"]), object_from(told["base"]))
         entry.attributes = Attributes.from_json(told["attributes"])
-        entry.draft = _draft_from(told["draft"], staging)
-        entry.live = _draft_from(told["live"], staging)
         entry.origin = object_from(told["origin"])
         entry.local, entry.waiting = bool(told["local"]), bool(told["waiting"])
+        entry.moved = bool(told["moved"])
         entry.batch, entry.since = int(told["batch"]), float(told["since"])
-        entry.upload = told["upload"]
+        entry.starting, entry.upload, entry.upload_of = told["starting"], told["upload"], told["upload_of"]
         entry.parts = {int(number): version for number, version in told["parts"].items()}
         entry.sent = object_from(told["sent"])
+        entry.draft, entry.live = draft("draft"), draft("live")
+        entry.trying = draft("trying") or object_from(told["copying"])
         entry.dirty = row.state == "open"
-        if entry.dirty and entry.live is not None:
-            entry.live.resume()
-        if entry.draft is not None:
-            entry.draft.seal()
+        for sealed in (entry.draft, entry.trying):
+            if isinstance(sealed, Draft):
+                sealed.seal()
         return entry
 
 
@@ -187,11 +219,14 @@ def _draft_to(draft: Draft | None) -> list[Any] | None:
     return [draft.number, draft.size, object_to(draft.base), draft.limit, draft.own]
 
 
-def _draft_from(told: Any, staging: Staging) -> Draft | None:
+def _draft_from(told: Any, staging: Staging, known: dict[int, Draft]) -> Draft | None:
     if told is None:
         return None
     number, size, base, limit, own = told
-    draft = Draft(staging, number, size, object_from(base), limit, [(a, b) for a, b in own])
+    draft = known.get(number)
+    if draft is None:
+        draft = Draft(staging, number, size, object_from(base), limit, [(a, b) for a, b in own])
+        known[number] = draft
     return draft.hold()
 
 

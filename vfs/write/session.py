@@ -125,12 +125,13 @@ async def open_writing(
     assert isinstance(metadata, MergedMetadata)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one for each file that is being written
-    staging = Staging(folder, limit=limit, floor=floor)
+    staging = Staging(folder, limit=limit, floor=floor, point=point)
     try:
-        journal = Journal(folder, store.url)
+        journal = Journal(folder, store.url, point)
     except BaseException:
         staging.close()
         raise
+    staging.named, journal.released = journal.names, staging.released
     session: WriteSession
 
     def settled(entry: Entry, before: StoredObject | None) -> None:
@@ -168,8 +169,10 @@ async def open_writing(
                 nursery.cancel_scope.cancel()
     finally:
         files.reclaim()
-        journal.close(drive.last_ident)
-        staging.close()
+        try:
+            journal.close(drive.last_ident)
+        finally:
+            staging.close()
 
 
 def _tell(found: Recovered) -> None:

@@ -82,7 +82,12 @@ class Draft:
         self.changes += 1
         end = offset + len(data)
         with self._staging.room(len(data)), self._file() as descriptor:
-            _write_all(descriptor, data, offset)
+            try:
+                _write_all(descriptor, data, offset)
+            except OSError:
+                if end > self.size:  # nothing may lie beyond the end: a file that grows has zeros there
+                    os.ftruncate(descriptor, self.size)
+                raise
         self._mark(offset, end)
         self.size = max(self.size, end)
 
@@ -106,8 +111,26 @@ class Draft:
 
     def sync(self) -> None:
         """On the disk, whatever happens to the machine."""
+        self._staging.point("before-sync")
         with self._file() as descriptor:
             os.fdatasync(descriptor)
+        self._staging.point("after-sync")
+
+    def forsake(self) -> int:
+        """There is no base any more: what is missing of it is zeros from now on. So many bytes."""
+        missing = self.missing(0, self.size)
+        self._own, self.limit, self.base = [], 0, None
+        return sum(end - start for start, end in missing)
+
+    def salvage(self) -> None:
+        """What a crash left of a draft that was being written, as far as its file tells: its size, and which
+        blocks were written to (of a block that was written to in part, the rest counts as written, too).
+        """
+        with self._file() as descriptor:
+            self.size = os.fstat(descriptor).st_size
+            self.limit = min(self.limit, self.size)
+            for start, end in _data(descriptor, self.limit):
+                self._mark(start, end)
 
     @property
     def own(self) -> tuple[Range, ...]:
@@ -121,11 +144,6 @@ class Draft:
         end = min(end, self.limit)
         if start < end:
             self._own = merged([*self._own, (start, end)])
-
-    def resume(self) -> None:
-        """It may have grown since it was last written down how large it is."""
-        with self._file() as descriptor:
-            self.size = os.fstat(descriptor).st_size
 
     # -- the file ---------------------------------------------------------------------------------------
 
@@ -188,14 +206,24 @@ class Staging:
     """A folder of drafts, owner-only, used by one process at a time.
 
     limit: bytes all drafts may take (0 = what the disk has). floor: bytes that stay free on the disk.
-    reclaim: makes room by dropping what is kept for reading only. Raises ReelfsError where another process
-    has it.
+    reclaim: makes room by dropping what is kept for reading only. named: whether the journal names a draft:
+    its file then stays until `released` is told of it. Raises ReelfsError where another process has it.
     """
 
     reclaim: Callable[[], object] = staticmethod(lambda: None)
+    named: Callable[[int], bool] = staticmethod(lambda number: False)
 
-    def __init__(self, folder: Path, *, limit: int = 0, floor: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit: int = 0,
+        floor: int = 0,
+        point: Callable[[str], object] = lambda name: None,
+    ) -> None:
         self.folder = folder
+        self.point = point
+        self._doomed: set[int] = set()
         self._limit = limit
         self._floor = floor
         self._used, self._counted = 0, -math.inf
@@ -236,8 +264,21 @@ class Staging:
             raise ReelfsError(f"staged file {number}: {error.strerror}") from error
 
     def remove(self, number: int) -> None:
-        """A draft is not needed any more."""
+        """A draft is not needed any more; after a crash it would be as long as the journal names it."""
+        if self.named(number):
+            self._doomed.add(number)
+            return
+        self._doomed.discard(number)
         (self.folder / str(number)).unlink(missing_ok=True)
+
+    def released(self, numbers: Iterable[int]) -> None:
+        """The journal names these no more."""
+        for number in self._doomed.intersection(numbers):
+            self.remove(number)
+
+    def has(self, number: int) -> bool:
+        """Whether a draft is there."""
+        return (self.folder / str(number)).exists()
 
     @contextlib.contextmanager
     def room(self, written: int) -> Iterator[None]:
@@ -305,21 +346,27 @@ def _copied(source: int, target: int, size: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS):
             raise
     os.ftruncate(target, size)
-    at = 0
-    while at < size:  # holes stay holes
-        try:
-            start = os.lseek(source, at, os.SEEK_DATA)
-            end = os.lseek(source, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
+    for start, end in _data(source, size):  # holes stay holes
         while start < end:
             count = os.copy_file_range(source, target, min(_COPY, end - start), start, start)
             if count == 0:
                 break
             start += count
-        at = end
+
+
+def _data(descriptor: int, size: int) -> Iterator[Range]:
+    """The ranges of a file below an offset that are no holes."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+            at = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if start < size:
+            yield start, min(at, size)
 
 
 def _translated(error: OSError) -> ReelfsError:

@@ -9,10 +9,11 @@ something else is still to be copied from it.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -20,13 +21,18 @@ import trio
 from vfs.errors import DeadlineExceeded, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage import upload
-from vfs.storage.base import Body, Part, Store
+from vfs.storage.base import Body, ObjectDetails, Part, Store
 from vfs.write import trash
+from vfs.write.attributes import Attributes
 from vfs.write.drive import Drive
 from vfs.write.pending import Entry, Kind
 from vfs.write.staging import Draft
 
 log = logging.getLogger("vfs.write")
+
+Work = Callable[[Entry], Awaitable[None]]
+#: What of an entry is sent: when it is another one, it is to be sent again.
+Content = tuple[Draft | None, StoredObject | None, Attributes]
 
 #: R2 takes one write a second to a key.
 PER_KEY = 1.0
@@ -76,6 +82,7 @@ class Uploader:
         self._point = point
         self._single = single
         self._sending: dict[str, Entry] = {}
+        self._fetching: set[int] = set()
         self._last: dict[str, float] = {}
         self._news = trio.Event()
         self._rests = trio.Event()
@@ -169,24 +176,24 @@ class Uploader:
         now, pause = trio.current_time(), 3600.0
         while self.drive.abandoned:
             nursery.start_soon(self._abort, *self.drive.abandoned.pop())
-        waiting = [e for e in self.drive.pending if e.settled is None and e.waiting]
+        active = [entry for entry in self.drive.pending if entry.settled is None]
+        for entry in active:
+            if entry.is_at_rest() and entry.key not in self._sending:
+                self._begin(entry, self._rest, nursery)
+        waiting = [entry for entry in active if entry.waiting]
         if not waiting:
             return pause
-        askers = [*self.drive.orphans, *waiting]
-        needed = {need.key: entry for entry in askers if (need := entry.needs()) is not None}
+        askers = _askers([*self.drive.orphans, *active])
         batches = {e.batch for e in waiting if e.batch and e.kind is not Kind.GONE}
         for entry in sorted(waiting, key=lambda e: (e.due, e.ident)):
-            if entry.key in self._sending or len(self._sending) >= AT_ONCE:
+            if entry.key in self._sending or len(self._sending) >= AT_ONCE or not entry.is_ready():
                 continue
             if entry.kind is Kind.GONE and entry.batch in batches:
                 continue
             if entry.key.endswith("/") and self._is_too_early(entry):
                 continue
-            asker = needed.get(entry.key)
-            if asker is not None and asker is not entry:
-                if self._is_circle(entry, needed):
-                    self._sending[entry.key] = entry
-                    nursery.start_soon(self._one, entry, self._stage)
+            if any(asker is not entry for asker in askers.get(entry.key, ())):
+                self._make_way(entry, askers, nursery)
                 continue
             due = entry.due if not (self._hurried and not entry.error) else 0.0
             if self._store.remote:
@@ -194,9 +201,37 @@ class Uploader:
             if due > now:
                 pause = min(pause, due - now)
                 continue
-            self._sending[entry.key] = entry
-            nursery.start_soon(self._one, entry, self._send)
+            self._begin(entry, self._send, nursery)
         return pause
+
+    def _begin(self, entry: Entry, work: Work, nursery: trio.Nursery) -> None:
+        self._sending[entry.key] = entry
+        nursery.start_soon(self._one, entry, work)
+
+    def _make_way(self, entry: Entry, askers: Mapping[str, Sequence[Entry]], nursery: trio.Nursery) -> None:
+        """Something here is still to be read from what is to be replaced, or removed."""
+        if entry.due > trio.current_time() and entry.error:
+            return
+        if entry.needs() and self._is_circle(entry, askers):
+            self._begin(entry, self._stage, nursery)
+        elif entry.kind is not Kind.GONE:
+            for asker in askers[entry.key]:
+                # Who has it open may do so for days: its bytes are fetched. (What is removed can wait.)
+                if asker is not entry and not asker.waiting and asker.ident not in self._fetching:
+                    self._fetching.add(asker.ident)
+                    nursery.start_soon(self._fetch, asker)
+
+    async def _fetch(self, entry: Entry) -> None:
+        """All bytes of a file that is open here, before what the store has of it is replaced."""
+        try:
+            await self._stage(entry)
+        except (ReelfsError, OSError) as error:
+            log.warning("%s was replaced while it was open: what was not read of it yet is lost", error)
+            if entry in self.drive.orphans:
+                self.drive.orphans.remove(entry)
+        finally:
+            self._fetching.discard(entry.ident)
+            self._changed()
 
     def _is_too_early(self, entry: Entry) -> bool:
         """A folder goes after what is in it."""
@@ -204,22 +239,24 @@ class Uploader:
             below.settled is None and below.waiting for below in self.drive.pending.below(entry.key)
         )
 
-    def _is_circle(self, entry: Entry, needed: Mapping[str, Entry]) -> bool:
+    def _is_circle(self, entry: Entry, askers: Mapping[str, Sequence[Entry]]) -> bool:
         """Whether what this one waits for waits, in the end, for this one."""
         seen: set[int] = set()
-        asker = needed.get(entry.key)
-        while asker is not None and asker.ident not in seen:
+        ahead = [asker for asker in askers.get(entry.key, ()) if asker is not entry]
+        while ahead:
+            asker = ahead.pop()
             if asker is entry:
-                return entry.needs() is not None
-            seen.add(asker.ident)
-            asker = needed.get(asker.key)
+                return True
+            if asker.ident not in seen and asker.waiting:
+                seen.add(asker.ident)
+                ahead += askers.get(asker.key, ())
         return False
 
-    async def _one(self, entry: Entry, work: Callable[[Entry], object]) -> None:
+    async def _one(self, entry: Entry, work: Work) -> None:
         """One attempt at one entry."""
         key = entry.key
         try:
-            await work(entry)  # type: ignore[misc]
+            await work(entry)
             if entry.attempts and entry.error:
                 log.info("%s: sent after %d attempts", key, entry.attempts + 1)
             entry.attempts, entry.error = 0, ""
@@ -251,39 +288,110 @@ class Uploader:
     # -- files and links --------------------------------------------------------------------------------
 
     async def _store_file(self, entry: Entry) -> None:
-        key, base, draft, attributes = entry.key, entry.base, entry.draft, entry.attributes
-        content = (draft, entry.origin, attributes)
-        metadata = await self._metadata(entry, base)
+        key, base, draft = entry.key, entry.base, entry.draft
+        content = _content(entry)
+        source = entry.sent or (entry.origin if draft is None and entry.kind is Kind.FILE else None)
         if draft is not None:
             draft.hold()
         try:
-            source = entry.sent or (entry.origin if draft is None and entry.kind is Kind.FILE else None)
+            metadata = await self._metadata(entry, base)
+            if entry.trying not in (None, draft, source):
+                await self._resolve(entry)
+            if draft is not None and not await self._make_whole(entry, draft):
+                return
+            if (entry.key, entry.base, _content(entry)) != (key, base, content):
+                return  # something else is to be sent by now
+            entry.try_(draft or source)
+            await self.drive.journal.put([entry.row()])
+            if (entry.key, entry.base, _content(entry)) != (key, base, content):
+                return
+            self._point("put")
             stored = await self._copied(source, key, base, metadata) if source is not None else None
             if stored is None:
-                if draft is None and entry.kind is Kind.FILE and entry.origin is not None:
-                    await self._lost(entry)
-                    return
-                stored = await self._put(entry, key, base, draft, metadata)
-        except (Stale, NotFound) as error:
-            if isinstance(error, NotFound) and base is not None and entry.key == key and entry.base == base:
-                entry.base = None  # what was to be replaced is gone: nothing is lost by creating it
+                if draft is None and entry.kind is Kind.FILE and source is not None:
+                    stored = await self._is_told(key, source.size, metadata)
+                    if stored is None:
+                        await self._lost(entry, source)
+                        return
+                else:
+                    stored = await self._put(entry, key, base, draft, metadata)
+        except (Stale, NotFound):
+            found = await self._refused(entry, key, base, draft or source)
+            if found is None:
                 return
-            ours = await self._is_ours(key, draft)
-            if ours is None:
-                if entry.key == key:
-                    await self.drive.conflict(entry, "another version was stored meanwhile")
-                return
-            stored = ours
+            stored = found
         finally:
             if draft is not None:
                 draft.release()
         self._point("sent")
-        await self._arrived(entry, key, stored, content)
+        await self._arrived(entry, key, stored, content, replace(entry.attributes, user=_user(metadata)))
+
+    async def _make_whole(self, entry: Entry, draft: Draft) -> bool:
+        """Fetch what is missing of what is to be sent, and of what is being written on top of it: what they
+        stand on may be about to be replaced. Whether that was possible.
+        """
+        live = entry.live
+        try:
+            changed = await self.drive.files.fill(entry, draft)
+            if live is not None and live.base is not None:
+                changed = await self.drive.files.fill(entry, live) or changed
+        except (Stale, NotFound):
+            count = sum(one.forsake() for one in (draft, live) if one is not None)
+            why = f"the version it was written on is gone: {count} bytes that were not written are zeros"
+            if self.drive.pending.active(entry.key) is entry:
+                await self.drive.conflict(entry, why)
+            return False
+        if changed:
+            await trio.to_thread.run_sync(draft.sync)
+            if self.drive.pending.active(entry.key) is entry:
+                await self.drive.journal.put([entry.row()], durable=True)
+        return True
+
+    async def _resolve(self, entry: Entry) -> None:
+        """Learn what became of a request that was never answered: its content may be there by now."""
+        trying, key, base = entry.trying, entry.key, entry.base
+        now = await self._now(key)
+        found = now is not None and (base is None or now.object.version != base.version)
+        is_ours = found and now is not None and await self._is_ours(now, trying)
+        if entry.key == key and entry.trying is trying and entry.base == base:
+            if is_ours and now is not None:
+                entry.base = now.object
+            entry.try_(None)
+
+    async def _refused(
+        self, entry: Entry, key: str, base: StoredObject | None, content: Draft | StoredObject | None
+    ) -> StoredObject | None:
+        """The store has another version than the one to be replaced, or what was sent before: that one."""
+        now = await self._now(key)
+        if now is not None and await self._is_ours(now, content, entry.attributes.target):
+            return now.object
+        if entry.key != key or entry.base != base or self.drive.pending.active(key) is not entry:
+            return None
+        if now is None and base is not None:
+            entry.base = None  # what was to be replaced is gone: nothing is lost by creating it
+        elif now is None or (base is not None and now.object.version == base.version):
+            raise ReelfsError(f"{key} changes all the time")
+        else:
+            self._point("conflict")
+            await self.drive.conflict(entry, "another version was stored meanwhile")
+        return None
+
+    async def _is_told(self, key: str, size: int, metadata: Mapping[str, str]) -> StoredObject | None:
+        """What is there, if it was given just these attributes: by a request that was never answered."""
+        now = await self._now(key)
+        is_told = now is not None and now.object.size == size and "mtime" in metadata
+        return now.object if now is not None and is_told and dict(now.metadata) == dict(metadata) else None
+
+    async def _now(self, key: str) -> ObjectDetails | None:
+        try:
+            return await self._store.head(key)
+        except NotFound:
+            return None
 
     async def _metadata(self, entry: Entry, base: StoredObject | None) -> dict[str, str]:
         """Of the file; what the object that it replaces has besides is kept."""
         attributes = entry.attributes
-        if base is not None and base.key == entry.key and not attributes.user:
+        if base is not None and not attributes.user:
             try:
                 before = await self.drive.book.ask(base)
                 attributes = replace(attributes, user=before.user)
@@ -314,29 +422,33 @@ class Uploader:
         draft: Draft | None,
         metadata: Mapping[str, str],
     ) -> StoredObject:
-        size = 0
-        if draft is not None:
-            await self.drive.files.fill(entry, draft)
-            size = draft.size
+        size = draft.size if draft is not None else 0
+        mark = f"{draft.number if draft else 0} {json.dumps(metadata, sort_keys=True)}"
+        if entry.upload is not None and entry.upload_of != mark:
+            self.drive.abandon(entry)  # of another content: its parts must not be mixed with these
+        if size > self._single and entry.upload is None:
+            await self._look_for_ours(entry, key)
 
         async def read(offset: int, length: int) -> Body:
             assert draft is not None
             return await trio.to_thread.run_sync(draft.read, offset, length)
 
         async def began(name: str) -> None:
-            if entry.key == key and entry.draft is draft:
-                entry.upload, entry.parts = name, {}
-                await self.drive.journal.put([entry.row()])
             self._point("upload-began")
+            if entry.key == key:
+                entry.upload, entry.upload_of, entry.parts, entry.starting = name, mark, {}, None
+                await self.drive.journal.put([entry.row()])
+            else:
+                await self._abort(key, name)
+            self._point("upload-noted")
 
         async def sent(part: Part, length: int) -> None:
             self.sent_bytes += length
-            if entry.upload is not None and entry.key == key and entry.draft is draft:
+            if entry.upload is not None and entry.key == key and entry.upload_of == mark:
                 entry.parts[part.number] = part.version
                 await self.drive.journal.put([entry.row()])
                 self._point("part-sent")
 
-        self._point("put")
         done = {number: Part(number, version) for number, version in entry.parts.items()}
         try:
             return await upload.send(
@@ -353,91 +465,138 @@ class Uploader:
                 single=self._single,
             )
         except NotFound:
-            if entry.upload is None:
-                raise
-            entry.upload, entry.parts = None, {}  # the upload is gone: from the beginning, or it is done
-            if (ours := await self._is_ours(key, draft)) is not None:
-                return ours
-            raise ReelfsError(f"the upload of {key} was lost: it begins anew") from None
+            if entry.upload_of == mark and entry.upload is not None:
+                # The upload is gone, since it was completed perhaps, or what was to be replaced is.
+                entry.upload, entry.upload_of, entry.parts = None, "", {}
+            raise
         except Stale:
-            entry.upload, entry.parts = None, {}
+            if entry.upload_of == mark:
+                entry.upload, entry.upload_of, entry.parts = None, "", {}
             raise
 
-    async def _is_ours(self, key: str, draft: Draft | None) -> StoredObject | None:
-        """What is there, if it is just what was to be stored: the answer was lost, before a crash perhaps."""
-        try:
-            now = (await self._store.head(key)).object
-        except NotFound:
-            return None
-        size = draft.size if draft is not None else 0
-        if now.size != size:
-            return None
-        if draft is None or size == 0:
-            return now
-        etags = await trio.to_thread.run_sync(_etags, draft)
-        if now.version in etags:
-            return now
-        if size > MAX_COMPARED and self._store.remote:
-            return None
-        for offset in range(0, size, upload.LEAST_PART):
-            length = min(upload.LEAST_PART, size - offset)
-            theirs = await self._store.read(now, offset, length)
-            if theirs != await trio.to_thread.run_sync(draft.read, offset, length):
-                return None
-        return now
+    async def _look_for_ours(self, entry: Entry, key: str) -> None:
+        """Before an upload in parts begins: its name is told by the store, and a crash may come before the
+        journal has it. What is there now and was not before the attempt that was cut off is ours.
+        """
+        there = [name for name, of in (await self._store.uploads(key)).items() if of == key]
+        if entry.starting is not None:
+            for name in set(there).difference(entry.starting):
+                await self._store.abort_upload(key, name)
+        else:
+            entry.starting = there
+            if self.drive.pending.active(key) is entry:
+                await self.drive.journal.put([entry.row()])
 
-    async def _arrived(self, entry: Entry, key: str, stored: StoredObject, content: object) -> None:
-        """The store has what was sent; what changed meanwhile waits on."""
+    async def _is_ours(
+        self, now: ObjectDetails, content: Draft | StoredObject | None, target: str | None = None
+    ) -> bool:
+        """Whether what is there is just this content: the answer was lost, before a crash perhaps."""
+        if content is None:
+            return now.object.size == 0 and Attributes.of(now.metadata).target == target
+        if now.object.size != content.size:
+            return False
+        if isinstance(content, Draft) and now.object.version in await trio.to_thread.run_sync(
+            _etags, content
+        ):
+            return True
+        if now.object.size > MAX_COMPARED and self._store.remote:
+            return False
+        for offset in range(0, content.size, upload.LEAST_PART):
+            length = min(upload.LEAST_PART, content.size - offset)
+            theirs = await self._store.read(now.object, offset, length)
+            if isinstance(content, Draft):
+                ours: Body = await trio.to_thread.run_sync(content.read, offset, length)
+            else:
+                ours = await self._store.read(content, offset, length)
+            if theirs != ours:
+                return False
+        return True
+
+    async def _arrived(
+        self, entry: Entry, key: str, stored: StoredObject, content: Content, told: Attributes
+    ) -> None:
+        """The store has what was sent; what changed meanwhile waits on. Memory changes in one step."""
+        rows, drop = [], []
         at = self.drive.pending.active(key)
         if at is not None and at is not entry:
             at.base = stored  # it was moved or removed while it was sent
-            if at.settled is None:
-                await self.drive.journal.put([at.row()])
+            at.try_(None)
+            rows.append(at)
+        is_same = content == _content(entry)
         if entry.key != key:
-            if entry.key and content == (entry.draft, entry.origin, entry.attributes):
+            if entry.key and is_same:
                 entry.sent = stored
-            return
-        entry.base = stored
-        entry.upload, entry.parts = None, {}
-        await self.drive.book.learn(stored, entry.attributes)
-        if content != (entry.draft, entry.origin, entry.attributes):
-            entry.sent = stored if content[:2] == (entry.draft, entry.origin) else None  # type: ignore[index]
-            entry.due = 0.0
-            await self.drive.journal.put([entry.row()])
-            return
-        entry.waiting, entry.sent, entry.since = False, stored, 0.0
-        entry.batch = 0
-        if entry.live is not None or entry.writers:
-            await self.drive.journal.put([entry.row()])
-            return
-        await self._settle(entry, stored)
+                rows.append(entry)
+        else:
+            entry.base = stored
+            entry.try_(None)
+            if entry.origin is not None and entry.origin == content[1]:
+                entry.origin = stored
+                content = (content[0], stored, content[2])
+            entry.upload, entry.upload_of, entry.parts, entry.starting = None, "", {}, None
+            if is_same:
+                entry.waiting, entry.sent, entry.since, entry.batch = False, stored, 0.0, 0
+            else:
+                entry.sent = stored if content[:2] == _content(entry)[:2] else None
+                entry.due = 0.0
+            if is_same and entry.live is None and entry.writers <= 0:
+                self._settle(entry, stored)
+                drop.append(entry.ident)
+            elif self.drive.pending.get(key) is entry:
+                rows.append(entry)
+        await self.drive.journal.put([one.row() for one in rows], drop=drop)
+        self._point("settled")
+        await self.drive.book.learn(stored, told)
 
-    async def _settle(self, entry: Entry, stored: StoredObject | None) -> None:
+    def _settle(self, entry: Entry, stored: StoredObject | None) -> None:
         """It differs from the store's no more."""
         before = entry.object() if stored is not None else None
         entry.stored = stored
         entry.waiting = False
         self.drive.metadata.settle(entry)
         self._settled(entry, before)
+
+    async def _settle_now(self, entry: Entry, stored: StoredObject | None) -> None:
+        self._settle(entry, stored)
         await self.drive.journal.put([], drop=[entry.ident])
         self._point("settled")
 
-    async def _lost(self, entry: Entry) -> None:
-        """Somebody removed or replaced what was moved here, before it was copied."""
-        source = entry.origin.key if entry.origin else "what it was"
-        await self.drive.lost(entry, f"{source} was replaced by another client before it was moved")
+    async def _rest(self, entry: Entry) -> None:
+        """It was opened for writing and nothing more was written, or nothing came of it."""
+        if entry.sent is not None and entry.sent == entry.base:
+            await self._settle_now(entry, entry.base)
+        else:
+            self.drive.pending.discard(entry.key)
+            self.drive.files.drop(entry)
+            await self.drive.journal.put([], drop=[entry.ident])
+
+    async def _lost(self, entry: Entry, source: StoredObject) -> None:
+        """Somebody removed or replaced what was moved here, or given attributes, before it was copied."""
+        is_same = entry.draft is None and entry.origin == source
+        if is_same and self.drive.pending.get(entry.key) is entry:
+            await self.drive.lost(entry, f"{source.key} was replaced by another client before it was copied")
 
     async def _stage(self, entry: Entry) -> None:
-        """Two files that changed places: the bytes of one are fetched, so that the other can be copied."""
-        if entry.draft is None and entry.origin is not None:
-            draft = self.drive.files.staging.create(entry.origin).hold()
+        """Fetch all of a file, so that it needs nothing of the store any more: of one that changes places
+        with another, or is open and replaced.
+        """
+        origin = entry.origin
+        if entry.draft is None and entry.live is None and origin is not None:
+            draft = self.drive.files.staging.create(origin).hold()
             await self.drive.files.fill(entry, draft)
             draft.seal()
+            if entry.draft is not None or entry.live is not None or entry.origin is not origin:
+                draft.release()
+                return
             entry.draft, entry.origin, entry.sent = draft, None, None
-        elif entry.draft is not None:
-            await self.drive.files.fill(entry, entry.draft)
-            entry.sent = None
-        await self.drive.journal.put([entry.row()])
+        else:
+            for staged in (entry.draft, entry.live):
+                if staged is not None:
+                    await self.drive.files.fill(entry, staged)
+            if entry.sent is not None and entry.draft is not None:
+                entry.sent = None
+        if entry.key and self.drive.pending.get(entry.key) is entry:
+            await self.drive.journal.put([entry.row()])
 
     # -- folders and removals ---------------------------------------------------------------------------
 
@@ -446,33 +605,41 @@ class Uploader:
         key = entry.key
         stored = entry.base
         if stored is None and await self._has_something(key):
-            await self._settle(entry, None)
+            if self.drive.pending.active(key) is entry:
+                await self._settle_now(entry, None)
             return
         if stored is None:
+            self._point("mark")
             try:
                 stored = await self._store.put(key, b"", replaces=None, metadata=entry.attributes.metadata())
             except Stale:
                 stored = (await self._store.head(key)).object
+            self._point("marked")
         at = self.drive.pending.active(key)
         if at is not entry:
             if at is not None:
                 at.base = stored
+                await self.drive.journal.put([at.row()])
             return
         entry.base = stored
-        await self._settle(entry, stored)
+        await self._settle_now(entry, stored)
 
     async def _has_something(self, key: str) -> bool:
         page = await self._store.list(key, delimiter="", limit=2)
         return any(stored.key != key for stored in page.objects)
 
     async def _remove(self, entry: Entry) -> None:
-        base, key = entry.base, entry.key
+        key = entry.key
+        if entry.trying is not None:
+            await self._resolve(entry)
+        base = entry.base
         if base is None:
             if self.drive.pending.active(key) is entry:
-                await self._settle(entry, None)
+                await self._settle_now(entry, None)
             return
         try:
-            if self._trash and not key.endswith("/") and not trash.holds(key):
+            if self._trash and not entry.moved and not key.endswith("/") and not trash.holds(key):
+                self._point("trash")
                 self.drive.metadata.appeared(await trash.put(self._store, base))
             self._point("delete")
             await self._store.delete(base)
@@ -482,6 +649,7 @@ class Uploader:
             if self.drive.pending.active(key) is entry:
                 await self.drive.not_removed(entry, "another version was stored meanwhile")
             return
+        self._point("deleted")
         at = self.drive.pending.active(key)
         if at is not entry:
             if at is not None and at.base == base:
@@ -489,7 +657,7 @@ class Uploader:
                 await self.drive.journal.put([at.row()])
             return
         entry.base = None
-        await self._settle(entry, None)
+        await self._settle_now(entry, None)
 
     async def _drop_trash(self) -> None:
         """What is in the trash for longer than it is to be, once at the start and each hour."""
@@ -503,8 +671,9 @@ class Uploader:
     async def _abort(self, key: str, name: str) -> None:
         try:
             await self._store.abort_upload(key, name)
+            await self.drive.journal.forget_notes("upload", lambda told: told.get("upload") == name)
         except ReelfsError as error:
-            log.info("an upload of %s is left to the store to drop: %s", key, error)
+            log.info("an upload of %s is left for the next mount to drop: %s", key, error)
 
     def _forget_old(self) -> None:
         """Settled entries that every listing knows of by now; times of keys."""
@@ -526,6 +695,23 @@ class _Hurry:
 
     def __exit__(self, *error: object) -> None:
         self._uploader._hurried -= 1
+
+
+def _content(entry: Entry) -> Content:
+    return entry.draft, entry.origin, entry.attributes
+
+
+def _user(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    return Attributes.of(metadata).user
+
+
+def _askers(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Who needs what is stored under a key."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for stored in entry.needs():
+            found.setdefault(stored.key, []).append(entry)
+    return found
 
 
 def _etags(draft: Draft) -> set[str]:
