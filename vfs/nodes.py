@@ -53,7 +53,8 @@ class Bytes:
     the canonical selection, the version of the code; None = never kept, made anew at each open
     (status files). size: bytes when known without producing, else it is settled when the path is
     looked at by name, never during a listing. reads: what producing will fetch, for `explain`. pool: what
-    limits the memory that nodes like it take.
+    limits the memory that nodes like it take. keep: it is small, and listed where `ls -l` wants its size: it
+    is kept on disk, too, so that it is made once a version and not once a mount.
     """
 
     produce: Callable[[], Awaitable[bytes]]
@@ -62,6 +63,7 @@ class Bytes:
     mtime_ns: int = 0
     reads: Layout | None = None
     pool: Pool | None = None
+    keep: bool = False
     attributes: Attributes = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 
 from vfs import names
 from vfs.cache.metadata import FolderMark
@@ -72,6 +73,9 @@ class Found:
             len(self.node.target.encode("utf-8", "surrogateescape")) if isinstance(self.node, Symlink) else 0
         )
 
+
+#: The name of made files among what is kept on disk, and the largest that is.
+_MADE, _MOST_KEPT = "made", 4 << 20
 
 #: An attribute that is worked out when asked for: which paths have it, and its value.
 Exposed = tuple[Callable[[Found], bool], Callable[[Found], Awaitable[str]]]
@@ -164,8 +168,8 @@ class Tree:
         if node.version is None:
             return await node.produce()
         try:
-            content = await self._services.derived.get(
-                ("bytes", node.version), node.produce, cost=len, pool=node.pool
+            content: bytes = await self._services.derived.get(
+                ("bytes", node.version), partial(self._made, node), cost=len, pool=node.pool
             )
         except (MediaError, TooBig, WorkerFailed) as error:
             about = found.sources[0].key if found.sources else found.path
@@ -173,6 +177,18 @@ class Tree:
             raise
         if node.size is not None and len(content) != node.size:
             raise ReelfsError(f"{found.path}: {len(content)} bytes were made where {node.size} were promised")
+        return content
+
+    async def _made(self, node: Bytes) -> bytes:
+        """The content of a node, from disk where it is kept there."""
+        if not node.keep or node.version is None:
+            return await node.produce()
+        kept, version = self._services.kept, StoredObject("", 0, node.version)
+        content = await kept.get(version, _MADE)
+        if content is None:
+            content = await node.produce()
+            if len(content) <= _MOST_KEPT:
+                await kept.put(version, _MADE, content)
         return content
 
     async def refresh(self, found: Found) -> Found:

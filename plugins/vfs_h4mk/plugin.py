@@ -196,14 +196,15 @@ class _Names:
         place = self._place
         return f"{CODE}:{place.path}:{place.version}:{self._container.name_of(what)}"
 
-    def _bytes(self, what: str, produce: Make, size: int | None = None) -> Bytes:
-        return Bytes(produce=produce, version=self._version(what), size=size, mtime_ns=self._place.mtime_ns)
+    def _bytes(self, what: str, produce: Make, size: int | None = None, *, keep: bool = False) -> Bytes:
+        version, mtime = self._version(what), self._place.mtime_ns
+        return Bytes(produce=produce, version=version, size=size, keep=keep, mtime_ns=mtime)
 
     def _json(self, what: str, make: Callable[[], Awaitable[Any]]) -> Bytes:
         async def produce() -> bytes:
             return await in_thread(describe.as_json, await make())
 
-        return self._bytes(what + ".json", produce)
+        return self._bytes(what + ".json", produce, keep=True)
 
     async def _text(self, tag: bytes) -> Node | None:
         chunk = await self._container.first(tag)

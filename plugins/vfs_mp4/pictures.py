@@ -215,6 +215,7 @@ async def _thumbnail(place: Place) -> Bytes:
     return Bytes(
         produce=partial(in_worker, sheets.thumbnail, job, SIDE, source=frames.source(place, layout)),
         version=f"{THUMBNAIL_CODE}:{layout.fingerprint()}:{job.wanted}",
+        keep=True,
         mtime_ns=place.mtime_ns,
         reads=layout,
         attributes={"source": place.path},

@@ -89,6 +89,7 @@ def _node(place: Place, name: str, produce: Callable[[], Awaitable[bytes]]) -> B
     return Bytes(
         produce=produce,
         version=f"{CODE}:{place.object.key}:{place.version}:{name}",
+        keep=True,
         mtime_ns=place.mtime_ns,
         attributes={"source": place.path},
     )

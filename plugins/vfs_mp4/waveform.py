@@ -50,6 +50,7 @@ class Waveforms:
         return Bytes(
             produce=partial(_produce, place),
             version=f"{CODE}:{place.object.key}:{place.version}",
+            keep=True,
             mtime_ns=place.mtime_ns,
             attributes={"source": place.path},
         )
