@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 
-from vfs.errors import BadName, IsADirectory, NameTooLong, NotFound, ReadOnly, Refused, Unsupported
+from vfs.errors import AlreadyThere, BadName, IsADirectory, NameTooLong, NotFound, ReadOnly, Unsupported
 from vfs.fuse import NAME_MAX, XATTR_PREFIX, Adapter, Look, OpenFile, OpensLayouts
 from vfs.fuse_guard import answered, asker, killable
 from vfs.fuse_loop import Callers
-from vfs.inodes import Inode
+from vfs.inodes import Inode, written_identity
 from vfs.nodes import Directory, Symlink
 from vfs.spans import StoredObject
 from vfs.telemetry import Status
@@ -83,6 +83,7 @@ class WritableAdapter(Adapter):
         """This inode is this file, whatever becomes of its name."""
         self._entries[inode.number] = entry
         self._numbers[entry.ident] = inode.number
+        self.inodes.alias(inode.number, written_identity(entry.ident))
 
     def _renew(self, entry: Entry) -> None:
         """The inode of an entry, known by what the entry is now."""
@@ -161,6 +162,8 @@ class WritableAdapter(Adapter):
             shown.st_gid = known.gid
         if known.mtime_ns is not None:
             shown.st_mtime_ns = shown.st_ctime_ns = shown.st_atime_ns = known.mtime_ns
+        if known.atime_ns is not None:
+            shown.st_atime_ns = known.atime_ns
 
     def _show_folder(self, shown: EntryAttributes, prefix: str) -> None:
         known = self._drive.folder_attributes(prefix)
@@ -190,7 +193,13 @@ class WritableAdapter(Adapter):
         stored = self._file(inode)
         if fields.update_size:
             await self._truncate(inode, stored, fh, attr.st_size)
-        if fields.update_mode or fields.update_uid or fields.update_gid or fields.update_mtime:
+        if (
+            fields.update_mode
+            or fields.update_uid
+            or fields.update_gid
+            or fields.update_mtime
+            or fields.update_atime
+        ):
             entry = self._entry(inode)
             before = entry.attributes if entry is not None else await self._drive.attributes(stored)
             if entry is None or entry.key:
@@ -304,7 +313,7 @@ class WritableAdapter(Adapter):
     async def _settable(self, number: int, name: bytes) -> tuple[StoredObject, Attributes]:
         text, inode = os.fsdecode(name), self.inodes[number]
         if text.startswith(XATTR_PREFIX):
-            raise Refused(f"{text} is told by reelfs, it cannot be set")
+            raise Unsupported(f"{text} is told by reelfs, it cannot be set")
         if not text.startswith(_USER) or isinstance(inode.found.node, Directory):
             raise Unsupported(f"{text}: attributes user.* of files alone can be kept")
         stored = self._file(inode)
@@ -323,8 +332,15 @@ class WritableAdapter(Adapter):
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        """A new file, open."""
-        inode, entry = await self._make(parent, name, mode, ctx)
+        """A new file, open; where somebody else was faster, and may be, that one."""
+        try:
+            inode, entry = await self._make(parent, name, mode, ctx)
+        except AlreadyThere:
+            if flags & os.O_EXCL:
+                raise
+            found = await self._tree.lookup(self.inodes[parent].found, _name(name))
+            inode = self.inodes.remember(found)
+            return await self._open(inode, flags, ctx), self._attributes(inode)
         entry.opened += 1
         inode.opened += 1
         handle = self._handle(self.files, WrittenFile(inode, ctx.pid, entry=entry, writing=True))
@@ -363,14 +379,16 @@ class WritableAdapter(Adapter):
     @killable(asker)
     async def open(self, number: int, flags: int, ctx: RequestContext) -> FileInfo:
         """For reading as ever, but of a file that is pending what it is now; for writing its entry."""
-        inode = self.inodes[number]
+        return await self._open(self.inodes[number], flags, ctx)
+
+    async def _open(self, inode: Inode, flags: int, ctx: RequestContext) -> FileInfo:
         writing = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         entry = self._entry(inode)
         if entry is not None and entry.settled is not None and not self._is_kept(inode, entry):
             self._unbind(entry)
             entry = None
         if not writing and entry is None:
-            return await super().open(number, flags, ctx)
+            return await super().open(inode.number, flags, ctx)
         if writing:
             stored = self._file(inode)
             await self._tree.refresh(inode.found)
@@ -593,4 +611,6 @@ def _changed(before: Attributes, attr: EntryAttributes, fields: SetattrFields) -
         after = replace(after, gid=attr.st_gid)
     if fields.update_mtime:
         after = replace(after, mtime_ns=attr.st_mtime_ns)
+    if fields.update_atime and (fields.update_mtime or after.mtime_ns is not None):
+        after = replace(after, atime_ns=attr.st_atime_ns if attr.st_atime_ns != after.mtime_ns else None)
     return after

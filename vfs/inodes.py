@@ -16,7 +16,7 @@ import xxhash
 from vfs.errors import Stale
 from vfs.names import parse_derived
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
-from vfs.spans import local_lineage
+from vfs.spans import LOCAL, local_lineage
 from vfs.tree import Found
 
 #: FUSE_ROOT_ID of the kernel's protocol.
@@ -26,6 +26,8 @@ _MASK = (1 << 63) - 1
 _KINDS = {Directory: "d", Spliced: "f", Bytes: "f", Symlink: "l"}
 
 Identity = tuple[str, str, str]
+#: Identities that one number has had, kept at most: the stored version, the file being written, the next.
+MAX_ALIASES = 4
 
 
 def identity(found: Found) -> Identity:
@@ -37,6 +39,11 @@ def identity(found: Found) -> Identity:
     if stored is not None and (lineage := local_lineage(stored.version)) is not None:
         return _KINDS[type(found.node)], lineage, ""
     return _KINDS[type(found.node)], _canonical(found), found.version
+
+
+def written_identity(ident: int) -> Identity:
+    """That of a file that is written to."""
+    return "f", f"{LOCAL}{ident}", ""
 
 
 def _canonical(found: Found) -> str:
@@ -83,7 +90,7 @@ class Inodes:
     def __init__(self, root: Found) -> None:
         self._table: dict[int, Inode] = {ROOT: Inode(ROOT, root)}
         self._adopted: dict[Identity, int] = {}
-        self._adoptees: dict[int, Identity] = {}
+        self._adoptees: dict[int, list[Identity]] = {}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -142,13 +149,21 @@ class Inodes:
         if inode is None:
             return
         wanted = identity(found)
-        self._disown(number)
-        self._adopted[wanted], self._adoptees[number] = number, wanted
+        self.alias(number, wanted)
         inode.found, inode.size = found, found.size
 
-    def _disown(self, number: int) -> None:
-        known = self._adoptees.pop(number, None)
-        if known is not None and self._adopted.get(known) == number:
+    def alias(self, number: int, wanted: Identity) -> None:
+        """An identity that this number stands for, too."""
+        known = self._adoptees.setdefault(number, [])
+        if wanted in known:
+            known.remove(wanted)
+        known.append(wanted)
+        self._adopted[wanted] = number
+        while len(known) > MAX_ALIASES:
+            self._drop(number, known.pop(0))
+
+    def _drop(self, number: int, known: Identity) -> None:
+        if self._adopted.get(known) == number:
             del self._adopted[known]
 
     def known(self) -> list[Inode]:
@@ -174,7 +189,8 @@ class Inodes:
         inode.lookups -= references
         if inode.lookups <= 0:
             del self._table[number]
-            self._disown(number)
+            for known in self._adoptees.pop(number, ()):
+                self._drop(number, known)
 
 
 def _candidates(wanted: Identity) -> Iterator[int]:

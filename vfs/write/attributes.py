@@ -20,8 +20,8 @@ from vfs.storage.base import LINK_METADATA, decoded, encoded
 #: R2 and S3 keep so many bytes of names and values at most (R2: error 10012 beyond 8,192).
 MAX_METADATA = 8192
 #: Names with a meaning of their own; the user's attributes of these names are stored with a prefix.
-_MTIME, _MODE, _UID, _GID, _TARGET = "mtime", "mode", "uid", "gid", LINK_METADATA
-_OWN = frozenset({_MTIME, _MODE, _UID, _GID, _TARGET})
+_MTIME, _ATIME, _MODE, _UID, _GID, _TARGET = "mtime", "atime", "mode", "uid", "gid", LINK_METADATA
+_OWN = frozenset({_MTIME, _ATIME, _MODE, _UID, _GID, _TARGET})
 _ESCAPE = "xattr-"
 #: Names of S3 metadata are HTTP header names, and come back in lower case.
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}")
@@ -30,15 +30,17 @@ _NANO = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """None = not known: the mount's own. mtime_ns: nanoseconds since the epoch. target: of a symbolic link.
+    """None = not known: the mount's own. mtime_ns, atime_ns: nanoseconds since the epoch.
 
-    user: everything else in the metadata, by its name there: the `user.*` attributes of a file.
+    target: of a symbolic link. user: everything else in the metadata, by its name there: the attributes
+    `user.*` of a file.
     """
 
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
     mtime_ns: int | None = None
+    atime_ns: int | None = None
     target: str | None = None
     user: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,6 +53,7 @@ class Attributes:
             uid=_taken(rest, _UID, _natural),
             gid=_taken(rest, _GID, _natural),
             mtime_ns=_taken(rest, _MTIME, _nanoseconds),
+            atime_ns=_taken(rest, _ATIME, _nanoseconds),
             target=_taken(rest, _TARGET, decoded),
             user=rest,
         )
@@ -64,8 +67,9 @@ class Attributes:
             told[_UID] = str(self.uid)
         if self.gid is not None:
             told[_GID] = str(self.gid)
-        if self.mtime_ns is not None:
-            told[_MTIME] = f"{self.mtime_ns // _NANO}.{self.mtime_ns % _NANO:09d}"
+        for name, time_ns in ((_MTIME, self.mtime_ns), (_ATIME, self.atime_ns)):
+            if time_ns is not None:
+                told[name] = f"{time_ns // _NANO}.{time_ns % _NANO:09d}"
         if self.target is not None:
             told[_TARGET] = encoded(self.target)
         if sum(len(name) + len(value) for name, value in told.items()) > MAX_METADATA:
@@ -106,6 +110,7 @@ class Attributes:
     def to_json(self) -> str:
         """Everything, exactly."""
         told = {"mode": self.mode, "uid": self.uid, "gid": self.gid, "mtime_ns": self.mtime_ns}
+        told["atime_ns"] = self.atime_ns
         return json.dumps({**told, "target": self.target, "user": dict(self.user)})
 
     @classmethod

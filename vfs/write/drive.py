@@ -370,6 +370,7 @@ class Drive:
         if entry is not None and entry.kind is Kind.FOLDER:
             entry.attributes = attributes
             await self._commit([entry])
+        self._folders.pop(folder, None)
         await self.book.learn(_as_object(folder), attributes)
 
     async def symlink(self, folder: str, name: str, target: str, attributes: Attributes) -> Entry:

@@ -143,19 +143,23 @@ class MergedMetadata(Metadata):
 
     def _pending(self, prefix: str, name: str) -> Any:
         """What is pending says of a name, or `_UNKNOWN`."""
+        is_gone = False
         for key in (f"{prefix}{name}/", f"{prefix}{name}"):
             entry = self.pending.get(key)
-            if entry is None or (entry.settled is not None and self._clock() - entry.settled >= self.dir_ttl):
+            if entry is None or (entry.settled is not None and self._is_old(entry.settled)):
                 continue
             if entry.kind is Kind.FOLDER:
                 return FOLDER
             if entry.kind is not Kind.GONE:
                 return entry.object()
-            if key.endswith("/") or self.pending.get(f"{prefix}{name}/") is None:
-                return FOLDER if name in self.pending.folders(prefix) else None
+            is_gone = True
         if name in self.pending.folders(prefix):
             return FOLDER
-        return _UNKNOWN
+        return None if is_gone else _UNKNOWN
+
+    def _is_old(self, settled: float) -> bool:
+        """Whether every listing at hand is from after that."""
+        return self._clock() - settled >= self.dir_ttl
 
     def _merge(self, prefix: str, stem: str, listing: Folder) -> Folder:
         """A listing with what is pending; itself where nothing is."""
