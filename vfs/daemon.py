@@ -128,6 +128,8 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
                     await _answer(mountpoint, callers, ready, opened)
             finally:
                 trio.lowlevel.remove_instrument(watch)
+                if opened.writing is not None:  # what is sent from here on, no kernel looks at
+                    opened.writing.drive.changed_behind = lambda key: None
     log.info("%s: unmounted", mountpoint)
 
 

@@ -338,7 +338,12 @@ class WritableAdapter(Adapter):
         except AlreadyThere:
             if flags & os.O_EXCL:
                 raise
-            found = await self._tree.lookup(self.inodes[parent].found, _name(name))
+            try:
+                found = await self._tree.lookup(self.inodes[parent].found, _name(name))
+            except NotFound:
+                found = None
+            if found is None:  # in another spelling
+                raise
             inode = self.inodes.remember(found)
             return await self._open(inode, flags, ctx), self._attributes(inode)
         entry.opened += 1
@@ -391,11 +396,11 @@ class WritableAdapter(Adapter):
             return await super().open(inode.number, flags, ctx)
         if writing:
             stored = self._file(inode)
-            await self._tree.refresh(inode.found)
             if entry is not None:
                 self._drive.check_writable(entry)
                 entry.writers += 1
             else:
+                await self._tree.refresh(inode.found)
                 entry = await self._drive.open(stored)
             self._bind(inode, entry)
         assert entry is not None
