@@ -95,6 +95,10 @@ class Workers(_Table):
     kept: Size = Field(
         default=128 * MIB, description="decoded frames one process keeps for the ones asked for next"
     )
+    isolate: bool = Field(
+        default=True,
+        description="the processes have no files, no network and no programs (Landlock, seccomp)",
+    )
 
 
 class PluginRules(_Table):

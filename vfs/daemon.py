@@ -35,6 +35,7 @@ from vfs.fuse import Adapter, Look, OpensLayouts
 from vfs.fuse_guard import only_cause
 from vfs.logs import configure_logging, log_file, prepare_log
 from vfs.notify import Notifier
+from vfs.storage import credentials
 from vfs.telemetry import Status
 from vfs.tree import Tree
 from vfs.write.session import WriteSession
@@ -240,6 +241,7 @@ async def _reload(reload: Callable[[], Awaitable[None]], notifier: Notifier) -> 
 
 def run(settings: Settings, *, ready: Callable[[], None], source: OpenSource | None = None) -> None:
     """`serve`, from outside of trio. Raises ReelfsError; other exceptions are crashes."""
+    credentials.withdraw()
     try:
         trio.run(lambda: serve(settings, ready=ready, source=source))
     except BaseException as error:

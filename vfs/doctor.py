@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vfs.errors import Denied, NotFound, ReelfsError, Unavailable
 from vfs.mounts import mount_at, mountpoint_problem
+from vfs.storage.credentials import environment
 from vfs.units import format_size, human_size
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """All checks that fit what the settings name."""
-    checks = [*fuse_checks(settings), *decoding_checks(), *cache_checks(settings)]
+    checks = [
+        *fuse_checks(settings),
+        *decoding_checks(),
+        isolation_check(settings),
+        *cache_checks(settings),
+    ]
     if settings.mountpoint is not None:
         checks.append(mountpoint_check(settings))
     if settings.source:
@@ -120,6 +126,20 @@ def decoding_checks() -> Iterator[Check]:
             yield Check("decoding", "fail", f"{name} does not work: {reason}", "run `scripts/setup`")
 
 
+def isolation_check(settings: Settings) -> Check:
+    """What the processes that decode can give up on this kernel."""
+    from vfs.confine import landlock_abi
+
+    if not settings.workers.isolate:
+        return Check(
+            "isolation", "warn", "workers.isolate is off: decoders have files and network", "switch it on"
+        )
+    if landlock_abi() == 0:
+        mend = "use a kernel with Landlock (5.13 or newer, `lsm=landlock`)"
+        return Check("isolation", "warn", "this kernel has no Landlock: decoders can read files", mend)
+    return Check("isolation", "ok", "decoders have no files, network or programs")
+
+
 def cache_checks(settings: Settings) -> Iterator[Check]:
     """The folder of the disk cache: ours, writable, with room."""
     folder = settings.cache_dir
@@ -170,8 +190,9 @@ def source_checks(settings: Settings) -> Iterator[Check]:
         )
         return
     if settings.source.startswith(("s3://", "r2://")):
-        yield credentials_check(os.environ, Path.home())
-        yield clock_check(endpoint(settings.source, os.environ), _date_of)
+        environ = environment(settings.credentials)
+        yield credentials_check(environ, Path.home())
+        yield clock_check(endpoint(settings.source, environ), _date_of)
     yield bucket_check(settings)
 
 

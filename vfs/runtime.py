@@ -189,6 +189,7 @@ async def open_runtime(
             memory=settings.workers.memory,
             deadline=settings.workers.deadline,
             kept=settings.workers.kept,
+            isolate=settings.workers.isolate,
         )
         await stack.enter_async_context(workers.open_workers())
         status.watch("worker_jobs", lambda: dict(workers.jobs))

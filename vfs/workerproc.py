@@ -10,11 +10,13 @@ import importlib
 import os
 import resource
 import signal
+import tempfile
 import threading
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from typing import Any
 
+from vfs.confine import confine
 from vfs.errors import ReelfsError, WorkerFailed
 from vfs.workerfile import WorkerFile
 
@@ -29,6 +31,7 @@ _KEPT_BLOCK, _KEPT_MEMORY = 32 << 20, 64 << 20
 #: Bytes that the functions which run in one worker may hold on to from one call for the next.
 DEFAULT_KEPT = 128 << 20
 _kept = DEFAULT_KEPT
+_given_up: tuple[str, ...] = ()
 
 
 def worker_keeps() -> int:
@@ -39,13 +42,22 @@ def worker_keeps() -> int:
     return _kept
 
 
-def start(memory: int, kept: int = DEFAULT_KEPT) -> None:
+def isolation() -> tuple[str, ...]:
+    """What this worker has given up (`vfs.confine`)."""
+    return _given_up
+
+
+def start(memory: int, kept: int = DEFAULT_KEPT, isolate: bool = True) -> None:
     """Limit this process to `memory` bytes of address space and no core dumps; end it with its parent.
 
-    kept: what `worker_keeps` tells.
+    kept: what `worker_keeps` tells. isolate: give up files, network and other processes, as far as the
+    kernel can.
     """
-    global _kept
+    global _kept, _given_up
     _kept = kept
+    if isolate:
+        _given_up = confine()  # before any other thread is there
+        tempfile.tempdir = "/nonexistent"  # some modules look for it when imported, and there is none
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _keep_freed_memory()

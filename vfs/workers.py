@@ -44,13 +44,14 @@ DEFAULT_MEMORY = 4 << 30
 class WorkerSettings:
     """processes: most at once. memory: bytes of address space each may have. deadline: seconds for a call.
 
-    kept: bytes each may hold on to from one call for the next.
+    kept: bytes each may hold on to from one call for the next. isolate: without files, network and programs.
     """
 
     processes: int = 2
     memory: int = DEFAULT_MEMORY
     deadline: float = 20.0
     kept: int = workerproc.DEFAULT_KEPT
+    isolate: bool = True
 
 
 class _Lane:
@@ -75,6 +76,7 @@ def configure(
     memory: int | None = None,
     deadline: float | None = None,
     kept: int | None = None,
+    isolate: bool | None = None,
 ) -> None:
     """Set what pools opened from now on look like; None keeps a value."""
     global _settings
@@ -86,6 +88,8 @@ def configure(
         _settings = replace(_settings, deadline=deadline)
     if kept is not None:
         _settings = replace(_settings, kept=kept)
+    if isolate is not None:
+        _settings = replace(_settings, isolate=isolate)
 
 
 @overload
@@ -266,7 +270,7 @@ async def _open_pool() -> AsyncIterator[Pool[_Lane]]:
             stack.enter_context(contextlib.suppress(trio_parallel.BrokenWorkerError))
             opened = trio_parallel.open_worker_context(
                 idle_timeout=IDLE_SECONDS,
-                init=partial(workerproc.start, _settings.memory, _settings.kept),
+                init=partial(workerproc.start, _settings.memory, _settings.kept, _settings.isolate),
                 grace_period=GRACE_SECONDS,
             )
             lanes.append(_Lane(await stack.enter_async_context(opened)))

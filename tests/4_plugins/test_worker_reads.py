@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +19,22 @@ from vfs import workerfeed
 from vfs.errors import BadBody, Damaged, Stale, Unavailable, WorkerFailed
 from vfs.pytest_plugin import ExpectedLogs
 from vfs.workerfeed import Source
-from vfs.workerfile import WorkerFile
 from vfs.workers import configure, in_worker, open_workers
+
+sys.path.append(str(Path(__file__).parent))  # a worker imports these by name
+
+from worker_readers import (
+    bad_media,
+    dies,
+    digest,
+    digest_expected,
+    ends,
+    pieces,
+    second_of_two,
+    spins,
+    swallowing,
+    tells,
+)
 
 LONG = 20.0
 DATA = random.Random(5).randbytes(3_000_000)
@@ -56,71 +70,6 @@ class Stored:
 
     def source(self, ahead: int = 0) -> Source:
         return Source(self.stream, len(DATA), ahead)
-
-
-# -- what runs in the worker
-
-
-def digest(file: WorkerFile, chunk: int) -> str:
-    found = hashlib.md5()
-    while data := file.read(chunk):
-        found.update(data)
-    return found.hexdigest()
-
-
-def digest_expected(file: WorkerFile) -> str:
-    file.expect(file.size)
-    return digest(file, 50_000)
-
-
-def pieces(file: WorkerFile, wanted: list[tuple[int, int]]) -> list[bytes]:
-    found = []
-    for offset, length in wanted:
-        file.seek(offset)
-        found.append(file.read(length))
-        assert file.tell() == offset + len(found[-1])
-    return found
-
-
-def ends(file: WorkerFile) -> tuple[int, bytes, bytes, int]:
-    size = file.seek(0, os.SEEK_END)
-    after = file.read(10)
-    file.seek(-3, os.SEEK_CUR)
-    buffer = bytearray(10)
-    count = file.readinto(buffer)
-    return size, after, bytes(buffer[:count]), file.seek(size + 5)
-
-
-def swallowing(file: WorkerFile) -> str:
-    """A decoder that takes a missing byte for the end of the stream."""
-    try:
-        return digest(file, 50_000)
-    except Unavailable:
-        return "decoded anyway"
-
-
-def bad_media(file: WorkerFile) -> None:
-    file.read(10)
-    raise Damaged("no such box")
-
-
-def dies(file: WorkerFile) -> None:
-    file.read(10)
-    signal.raise_signal(signal.SIGKILL)
-
-
-def spins(file: WorkerFile) -> None:
-    file.read(10)
-    while True:
-        pass
-
-
-def second_of_two(file: WorkerFile, offset: int) -> bytes:
-    """Asks for everything, reads a little, and turns to something else."""
-    file.expect(file.size)
-    file.read(100)
-    file.seek(offset)
-    return file.read(100)
 
 
 # -- tests
@@ -178,18 +127,13 @@ def test_bytes_are_handed_on_as_they_arrive() -> None:
 
     path = f"/proc/{os.getpid()}/fd/{writing}"
     stored = Stored(before)
-    assert run(lambda: in_worker(tells, path, source=stored.source())) == hashlib.md5(DATA).hexdigest()
+    configure(isolate=False)  # the pipe is reached by a path
+    try:
+        assert run(lambda: in_worker(tells, path, source=stored.source())) == hashlib.md5(DATA).hexdigest()
+    finally:
+        configure(isolate=True)
     os.close(reading)
     os.close(writing)
-
-
-def tells(file: WorkerFile, path: str) -> str:
-    file.expect(file.size)
-    found = hashlib.md5(file.read(PIECE))
-    with open(path, "wb") as pipe:
-        pipe.write(b"1")
-    found.update(file.read())
-    return found.hexdigest()
 
 
 @pytest.mark.parametrize("function", [digest_expected, swallowing])
@@ -304,6 +248,7 @@ def test_cancelling_ends_the_stream() -> None:
                 ended.set()
 
     async def body() -> None:
+        await in_worker(os.getpid)
         with trio.move_on_after(0.5):
             await in_worker(digest_expected, source=Stored(before).source(ahead=len(DATA)))
         await ended.wait()

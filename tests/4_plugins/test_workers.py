@@ -224,23 +224,22 @@ if __name__ == "__main__":
 def start_program(folder: Path, code: str, *, as_module: bool) -> subprocess.Popen[bytes]:
     (folder / "program.py").write_text(PROGRAM)
     how = ["-m", "program"] if as_module else ["program.py"]
-    return subprocess.Popen([sys.executable, *how, code], cwd=folder)
+    return subprocess.Popen([sys.executable, *how, code], cwd=folder, stdout=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("as_module", [True, False])
 def test_main_module_is_not_run_again_in_the_worker(tmp_path: Path, as_module: bool) -> None:
-    assert start_program(tmp_path, "pass", as_module=as_module).wait(LONG) == 0
+    with start_program(tmp_path, "pass", as_module=as_module) as program:
+        assert program.wait(LONG) == 0
     assert (tmp_path / "imports.txt").read_text().split() == ["__main__"]
 
 
 def test_worker_ends_when_the_daemon_is_killed(tmp_path: Path) -> None:
-    fifo = tmp_path / "pid"
-    os.mkfifo(fifo)
-    code = (
-        f"import os, time; f = open({str(fifo)!r}, 'w'); f.write(str(os.getpid())); f.close(); time.sleep(99)"
-    )
+    code = "import os, time; os.write(1, b'%d\\n' % os.getpid()); time.sleep(99)"
     daemon = start_program(tmp_path, code, as_module=True)
-    worker = int(fifo.read_text())
+    assert daemon.stdout is not None
+    with daemon.stdout:
+        worker = int(daemon.stdout.readline())
     daemon.kill()
     daemon.wait(LONG)
     assert wait_for_end(worker)

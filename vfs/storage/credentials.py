@@ -12,20 +12,19 @@ from vfs.errors import ConfigError
 
 def environment(file: Path | None) -> Mapping[str, str]:
     """The variables of the process, and before them those of a file. Raises ConfigError."""
-    if file is None:
-        return os.environ
-    read(file)
-    return FileEnvironment(file)
+    if file is not None:
+        read(file)
+    return Environment(file)
 
 
-class FileEnvironment(Mapping[str, str]):
-    """`os.environ` below what a file says, which is read whenever it is asked: it may change."""
+class Environment(Mapping[str, str]):
+    """`os.environ` and what was withdrawn from it, below what a file says (read each time)."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self._file = file
 
     def _now(self) -> dict[str, str]:
-        return {**os.environ, **read(self._file)}
+        return {**os.environ, **_withdrawn, **(read(self._file) if self._file else {})}
 
     def __getitem__(self, name: str) -> str:
         return self._now()[name]
@@ -62,3 +61,15 @@ def read(file: Path) -> dict[str, str]:
             value = value[1:-1]
         found[name.strip()] = value
     return found
+
+
+#: Variables that are worth stealing.
+SECRETS = ("R2_SECRET_ACCESS_KEY", "R2_SESSION_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_withdrawn: dict[str, str] = {}
+
+
+def withdraw() -> None:
+    """Take the secrets of stores out of this process's environment, which decoding processes inherit."""
+    for name in SECRETS:
+        if (value := os.environ.pop(name, None)) is not None:
+            _withdrawn[name] = value
