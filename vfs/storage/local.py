@@ -93,7 +93,7 @@ class LocalStore:
         with self._object(key) as found:
             told = localmeta.told_of(f"/proc/self/fd/{found.descriptor}", found.status)
             if found.text is not None:
-                told[localmeta.TARGET] = found.text
+                told[localmeta.TARGET] = localmeta.link_told(found.text)
             return ObjectDetails(_described(key, found.status), metadata=told)
 
     async def list(

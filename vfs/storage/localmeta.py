@@ -15,9 +15,11 @@ import stat
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
+from vfs.storage.base import LINK_METADATA, decoded, encoded
+
 PREFIX = "user.reelfs.meta."
-#: The text of a symbolic link.
-TARGET = "symlink-target"
+#: The text of a symbolic link, as `base.encoded` writes it.
+TARGET = LINK_METADATA
 _OWN = frozenset({"mtime", "mode", "uid", "gid", TARGET})
 _NUMBER = re.compile(r"\d{1,10}")
 
@@ -35,6 +37,16 @@ def told_of(path: str, status: os.stat_result) -> dict[str, str]:
             if name.startswith(PREFIX):
                 told[name.removeprefix(PREFIX)] = os.fsdecode(os.getxattr(path, name))
     return told
+
+
+def link_told(text: str) -> str:
+    """The text of a link as metadata."""
+    return encoded(text)
+
+
+def link_text(told: Mapping[str, str]) -> str:
+    """The text of a link that metadata tells."""
+    return decoded(told[TARGET])
 
 
 def apply(descriptor: int, told: Mapping[str, str], *, replace: bool = False) -> None:

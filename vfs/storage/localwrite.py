@@ -211,7 +211,7 @@ class Writer:
 
         def make(folder: str) -> str:
             path = f"{folder}/{secrets.token_hex(8)}.new"
-            os.symlink(told[localmeta.TARGET], path)
+            os.symlink(localmeta.link_text(told), path)
             return path
 
         path = self._in_uploads(make)

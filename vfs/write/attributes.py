@@ -76,6 +76,12 @@ class Attributes:
             raise NoRoom(f"an object has room for {MAX_METADATA} bytes of attributes")
         return told
 
+    def over(self, before: Attributes) -> Attributes:
+        """What is known here, and for the rest what was before."""
+        own = {name: getattr(self, name) for name in ("mode", "uid", "gid", "mtime_ns", "target")}
+        known = {name: value for name, value in own.items() if value is not None}
+        return replace(before, **known, user={**before.user, **self.user})
+
     # -- extended attributes ---------------------------------------------------------------------------
 
     def names(self) -> list[str]:

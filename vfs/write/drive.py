@@ -460,19 +460,26 @@ class Drive:
         self,
         old: str,
         found: Stored | None,
-        attributes: Attributes,
+        attributes: Attributes | None,
         new: str,
         base: StoredObject | None,
         replaced: Entry | None,
         batch: int = 0,
     ) -> list[Entry]:
-        """One file goes from a key to another, over what is there. What is pending because of that."""
+        """One file goes from a key to another, over what is there. What is pending because of that.
+
+        attributes: None = asked for before it is sent.
+        """
         entry = self.pending.active(old) or self._opened.pop(old, None)
         left = entry.base if entry is not None else self._base(old, found)
         if entry is None:
             assert isinstance(found, StoredObject)
-            entry = self.entry(old, Kind.FILE, base=found, origin=found, attributes=attributes)
-        if attributes.target is not None:
+            known = attributes or NOTHING
+            if attributes is not None and attributes.mtime_ns is None:
+                known = replace(attributes, mtime_ns=found.mtime_ns)  # the object it becomes is a new one
+            entry = self.entry(old, Kind.FILE, base=found, origin=found, attributes=known)
+            entry.asks = attributes is None
+        if attributes is not None and attributes.target is not None:
             entry.kind = Kind.LINK
         self.abandon(entry)
         self.pending.discard(old)
@@ -500,7 +507,7 @@ class Drive:
         if self.metadata.is_gone(old) or self.metadata.is_gone(_split(new[:-1])[0]):
             raise NotFound(f"no such folder: {old}")
         there = self._since(old, began, there)
-        known = {key: self.book.get(stored) or NOTHING for key, stored in there.items()}
+        known = {key: self.book.get(stored) for key, stored in there.items()}
         # From here on nothing waits until all of it is done.
         self._last += 1
         batch, changed = self._last, []
@@ -521,7 +528,7 @@ class Drive:
                 continue
             target = new + key[len(old) :]
             base = self._base(target, None)
-            changed += self._move(key, stored, known.get(key, NOTHING), target, base, None, batch)
+            changed += self._move(key, stored, known.get(key), target, base, None, batch)
         for key in sorted(folders, key=len):
             entry = self.pending.active(key)
             is_marked = marker if key == old else there.get(key)

@@ -20,6 +20,7 @@ import trio
 
 from vfs.errors import NoRoom, ReelfsError
 from vfs.spans import StoredObject
+from vfs.write.staging import journal_room
 
 #: Of the tables below; another number is another program's.
 VERSION = 1
@@ -80,6 +81,10 @@ class Journal:
             self._db = apsw.Connection(str(self.path))
             self._db.set_busy_timeout(5000)
             self._db.pragma("journal_mode", "wal")
+            # What stands in the log is put into the database before the log takes the room it has.
+            disk = os.statvfs(folder)
+            pages = journal_room(disk.f_blocks * disk.f_frsize) // 4 // 4096
+            self._db.wal_autocheckpoint(max(16, min(1000, pages)))
             self._open(source)
         except apsw.Error as error:
             raise _translated(error, self.path) from error

@@ -48,7 +48,8 @@ class Entry:
     made of it, once it is settled. since: Unix seconds since when it waits. due: clock seconds before which
     it is left alone. sent: the object the current draft is in, under whatever key.
     batch: entries of one folder's move; what they leave behind goes when all have arrived. moved: what was
-    under this key is under another one.
+    under this key is under another one. asks: what its origin is besides its bytes is asked for before it is
+    sent.
     """
 
     ident: int
@@ -63,6 +64,7 @@ class Entry:
     waiting: bool = False  # something is to be sent
     batch: int = 0
     moved: bool = False
+    asks: bool = False
     since: float = 0.0
     due: float = 0.0
     attempts: int = 0
@@ -176,6 +178,7 @@ class Entry:
             "waiting": self.waiting,
             "batch": self.batch,
             "moved": self.moved,
+            "asks": self.asks,
             "since": self.since,
             "trying": _draft_to(self.trying) if isinstance(self.trying, Draft) else None,
             "copying": object_to(self.trying) if isinstance(self.trying, StoredObject) else None,
@@ -199,7 +202,7 @@ class Entry:
         entry.attributes = Attributes.from_json(told["attributes"])
         entry.origin = object_from(told["origin"])
         entry.local, entry.waiting = bool(told["local"]), bool(told["waiting"])
-        entry.moved = bool(told["moved"])
+        entry.moved, entry.asks = bool(told["moved"]), bool(told.get("asks"))
         entry.batch, entry.since = int(told["batch"]), float(told["since"])
         entry.starting, entry.upload, entry.upload_of = told["starting"], told["upload"], told["upload_of"]
         entry.parts = {int(number): version for number, version in told["parts"].items()}

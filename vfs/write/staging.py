@@ -29,6 +29,8 @@ _NAME = re.compile(r"[0-9]+")
 _COPY = 64 << 20
 #: Seconds for which what the drafts take is counted on from what was written, not asked for.
 COUNT_SECONDS = 0.5
+#: See `journal_room`.
+JOURNAL_ROOM = 16 << 20
 
 
 class Draft:
@@ -283,12 +285,11 @@ class Staging:
     @contextlib.contextmanager
     def room(self, written: int) -> Iterator[None]:
         """Around something that writes so many bytes. Raises NoRoom, before or instead."""
-        if self._floor or self._limit:
-            try:
-                self._check(written)
-            except NoRoom:
-                self.reclaim()
-                self._check(written)
+        try:
+            self._check(written)
+        except NoRoom:
+            self.reclaim()
+            self._check(written)
         try:
             yield
         except OSError as error:
@@ -296,7 +297,9 @@ class Staging:
 
     def _check(self, written: int) -> None:
         status = os.statvfs(self.folder)
-        if status.f_bavail * status.f_frsize - written < self._floor:
+        # On a disk that is full to the last byte nothing could be removed: that is a row of the journal.
+        floor = max(self._floor, journal_room(status.f_blocks * status.f_frsize))
+        if status.f_bavail * status.f_frsize - written < floor:
             raise NoRoom(f"the disk of {self.folder} is full: free some, or set cache_dir to a larger one")
         if not self._limit or not written:
             return
@@ -320,8 +323,9 @@ class Staging:
     def free(self) -> tuple[int, int]:
         """Bytes that can still be staged, and that could be in all."""
         status = os.statvfs(self.folder)
-        free = max(0, status.f_bavail * status.f_frsize - self._floor)
         total = status.f_blocks * status.f_frsize
+        floor = max(self._floor, journal_room(total))
+        free = max(0, status.f_bavail * status.f_frsize - floor)
         if self._limit:
             return max(0, min(free, self._limit - self.used())), min(total, self._limit)
         return free, total
@@ -329,6 +333,11 @@ class Staging:
     def close(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
+
+
+def journal_room(disk: int) -> int:
+    """Bytes of a disk of so many that are left to the journal: 16 MiB, of a small one a quarter."""
+    return min(JOURNAL_ROOM, disk // 4)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

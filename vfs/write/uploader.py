@@ -287,7 +287,25 @@ class Uploader:
 
     # -- files and links --------------------------------------------------------------------------------
 
+    async def _ask(self, entry: Entry) -> None:
+        """A file that was moved with its folder keeps its metadata, and its time."""
+        origin = entry.origin
+        if not entry.asks or origin is None:
+            return
+        try:
+            before = await self.drive.book.ask(origin)
+        except Stale:
+            return  # the copy itself will say so
+        if entry.origin == origin:
+            entry.asks = False
+            if before.mtime_ns is None:
+                before = replace(before, mtime_ns=origin.mtime_ns)
+            entry.attributes = entry.attributes.over(before)
+            if entry.attributes.target is not None:
+                entry.kind = Kind.LINK
+
     async def _store_file(self, entry: Entry) -> None:
+        await self._ask(entry)
         key, base, draft = entry.key, entry.base, entry.draft
         content = _content(entry)
         source = entry.sent or (entry.origin if draft is None and entry.kind is Kind.FILE else None)
