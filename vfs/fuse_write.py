@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyfuse3
+import trio
 
 from vfs.errors import AlreadyThere, BadName, IsADirectory, NameTooLong, NotFound, ReadOnly, Unsupported
 from vfs.fuse import NAME_MAX, XATTR_PREFIX, Adapter, Look, OpenFile, OpensLayouts
@@ -376,7 +378,8 @@ class WritableAdapter(Adapter):
         if not stat.S_ISREG(mode):
             raise pyfuse3.FUSEError(errno.EPERM)
         inode, entry = await self._make(parent, name, mode, ctx)
-        await self._drive.files.flush(entry)
+        async with self._closed_after_errors(entry):
+            await self._drive.files.flush(entry)
         await self._drive.close(entry)
         return self._attributes(inode)
 
@@ -404,13 +407,24 @@ class WritableAdapter(Adapter):
                 entry = await self._drive.open(stored)
             self._bind(inode, entry)
         assert entry is not None
+        if flags & os.O_TRUNC:
+            async with self._closed_after_errors(entry):
+                await self._drive.files.truncate(entry, 0)
+            self._renew(entry)
         opened = WrittenFile(inode, ctx.pid, entry=entry, writing=writing)
         entry.opened += 1
         inode.opened += 1
-        if flags & os.O_TRUNC:
-            await self._drive.files.truncate(entry, 0)
-            self._renew(entry)
         return pyfuse3.FileInfo(fh=self._handle(self.files, opened), keep_cache=True)
+
+    @asynccontextmanager
+    async def _closed_after_errors(self, entry: Entry) -> AsyncIterator[None]:
+        """Within it an entry has a writer whom nobody closes if this fails: it would never be sent."""
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._drive.close(entry)
+            raise
 
     def _is_kept(self, inode: Inode, entry: Entry) -> bool:
         """Whether what was sent is still what the store has there, and still staged."""

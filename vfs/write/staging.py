@@ -296,12 +296,14 @@ class Staging:
             raise _translated(error) from error
 
     def _check(self, written: int) -> None:
+        if not written:
+            return
         status = os.statvfs(self.folder)
         # On a disk that is full to the last byte nothing could be removed: that is a row of the journal.
         floor = max(self._floor, journal_room(status.f_blocks * status.f_frsize))
         if status.f_bavail * status.f_frsize - written < floor:
             raise NoRoom(f"the disk of {self.folder} is full: free some, or set cache_dir to a larger one")
-        if not self._limit or not written:
+        if not self._limit:
             return
         if time.monotonic() - self._counted > COUNT_SECONDS:
             self._used, self._counted = self.used(), time.monotonic()
