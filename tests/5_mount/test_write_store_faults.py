@@ -442,7 +442,7 @@ def test_a_full_disk_is_said_and_harms_nothing(
     here.settles(**{"first.bin": first, "second.bin": second, "stored.bin": b"stored"})
     assert here.listed() == here.keys() == ["first.bin", "second.bin", "stored.bin"]
     # What was sent makes room.
-    third = random.Random(10).randbytes(3 << 20)
+    third = random.Random(10).randbytes(2 << 20)
     (here / "third.bin").write_bytes(third)
     here.settles(**{"third.bin": third})
 
