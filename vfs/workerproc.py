@@ -10,7 +10,6 @@ import importlib
 import os
 import resource
 import signal
-import tempfile
 import threading
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -57,7 +56,6 @@ def start(memory: int, kept: int = DEFAULT_KEPT, isolate: bool = True) -> None:
     _kept = kept
     if isolate:
         _given_up = confine()  # before any other thread is there
-        tempfile.tempdir = "/nonexistent"  # some modules look for it when imported, and there is none
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _keep_freed_memory()
