@@ -25,7 +25,7 @@ class Options:
     folder: str = ""
     index_budget: int = 20 << 30
     rate: float = 2.0
-    window_rate: float = 1.0
+    window_rate: float = 2.0
     descriptors: tuple[str, ...] = ("grad512",)
     keyframe_interval: float = 1.0
     max_keyframes: int = 0

