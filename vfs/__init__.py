@@ -31,12 +31,14 @@ from vfs.errors import (
 )
 from vfs.hookspecs import Command, Indexer, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
-from vfs.nodes import Bytes, Directory, Node, Pool, Spliced, Symlink
+from vfs.nodes import Bytes, Directory, Inbox, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
+from vfs.vectors import Descriptor, VectorIndex
 from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
+    from vfs.plugins import Plugins
     from vfs.rows import MAX_DATABASE, harden, read_rows, words_of
     from vfs.runtime import Runtime, open_runtime
     from vfs.telemetry import Status
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 _LATE = {
     "MAX_DATABASE": "vfs.rows",
     "Settings": "vfs.config",
+    "Plugins": "vfs.plugins",
     "Runtime": "vfs.runtime",
     "Source": "vfs.workerfeed",
     "Status": "vfs.telemetry",
@@ -83,8 +86,10 @@ __all__ = [
     "Denied",
     "Derived",
     "DerivedObject",
+    "Descriptor",
     "Directory",
     "Extent",
+    "Inbox",
     "Indexer",
     "Inline",
     "IsADirectory",
@@ -99,6 +104,7 @@ __all__ = [
     "NotFound",
     "OutOfRange",
     "Place",
+    "Plugins",
     "Pool",
     "ReadOnly",
     "ReelfsError",
@@ -117,6 +123,7 @@ __all__ = [
     "TooBig",
     "Unavailable",
     "Unsupported",
+    "VectorIndex",
     "View",
     "WorkerFailed",
     "WorkerFile",

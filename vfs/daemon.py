@@ -113,9 +113,9 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
         root = await opened.tree.root()
         adapter: Adapter
         if opened.writing is not None:
-            from vfs.fuse_write import WritableAdapter
+            from vfs.fuse_inbox import InboxAdapter
 
-            adapter = WritableAdapter(
+            adapter = InboxAdapter(
                 opened.tree, opened.reader, root, look, opened.status, callers, opened.writing
             )
         else:

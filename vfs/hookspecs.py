@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from vfs.storage.base import Store
+from vfs.vectors import Descriptor, VectorIndex
 from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
+    from vfs.plugins import Plugins
     from vfs.telemetry import Status
 
 #: The project name under which hooks and entry points are found.
@@ -69,12 +71,24 @@ class Indexer(Protocol):
 
 
 @hookspec
-def vfs_indexers(settings: Settings) -> Iterable[Indexer]:  # type: ignore[empty-body]
+def vfs_indexers(settings: Settings, plugins: Plugins) -> Iterable[Indexer]:  # type: ignore[empty-body]
     """What `reelfs index` makes, in the order in which it is made."""
 
 
 @hookspec
-def vfs_views(settings: Settings, status: Status) -> Iterable[View]:  # type: ignore[empty-body]
+def vfs_descriptors(settings: Settings) -> Iterable[Descriptor]:  # type: ignore[empty-body]
+    """Further descriptors of pictures for `search/`, used where `[plugin.search] descriptors` names them."""
+
+
+@hookspec
+def vfs_vector_index(settings: Settings) -> VectorIndex | None:
+    """An index of vectors to be asked in place of a scan, or None; the first one counts."""
+
+
+@hookspec
+def vfs_views(  # type: ignore[empty-body]
+    settings: Settings, status: Status, plugins: Plugins
+) -> Iterable[View]:
     """The views of this plugin; called once, when the tree is built."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vfs.spans import Layout
 
@@ -76,15 +77,34 @@ class Symlink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """What a directory takes from programs on a mount that can be written to. None of it reaches the store.
+
+    receive: `await receive(name, path)` for each file that is closed; the file at `path` is gone later: what
+    is to be kept is copied or linked. limit: bytes of one file. staging: where it is while written. make,
+    remove: of folders, and of both. None = refused. They raise a ReelfsError for what is wrong.
+    """
+
+    staging: Path
+    limit: int
+    receive: Callable[[str, Path], Awaitable[None]] | None = None
+    make: Callable[[str], Awaitable[None]] | None = None
+    remove: Callable[[str], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:
     """A directory: `entries()` gives the names to list (None = made on lookup), `lookup(name)` any name.
 
-    A name in `entries()` with a node needs no `lookup`; one with None is given to `lookup`.
+    A name in `entries()` with a node needs no `lookup`; one with None is given to `lookup`. inbox: what may
+    be dropped into it. ttl: seconds for which names in it may be kept, None = as those beside it.
     """
 
     entries: Entries
     lookup: Lookup = _no_lookup
     mtime_ns: int = 0
+    inbox: Inbox | None = None
+    ttl: float | None = None
 
 
 Node = Directory | Spliced | Bytes | Symlink

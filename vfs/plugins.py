@@ -13,6 +13,7 @@ import pluggy
 from vfs import hookspecs
 from vfs.errors import ConfigError
 from vfs.storage.base import Store
+from vfs.vectors import Descriptor, VectorIndex
 from vfs.views import View
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Plugins:
             self.manager.hook.vfs_views.get_hookimpls(),
             key=lambda impl: (not impl.tryfirst, impl.trylast, impl.plugin_name),
         ):
-            views += self._call(hook, lambda v: list(v), settings=settings, status=status) or []
+            views += self._call(hook, lambda v: list(v), settings=settings, status=status, plugins=self) or []
         return views
 
     def commands(self) -> list[hookspecs.Command]:
@@ -85,7 +86,22 @@ class Plugins:
         """What `reelfs index` makes."""
         found: list[hookspecs.Indexer] = []
         for hook in sorted(self.manager.hook.vfs_indexers.get_hookimpls(), key=lambda impl: impl.plugin_name):
-            found += self._call(hook, lambda i: list(i), settings=settings) or []
+            found += self._call(hook, lambda i: list(i), settings=settings, plugins=self) or []
+        return found
+
+    def descriptors(self, settings: Settings) -> dict[str, Descriptor]:
+        """Further descriptors of pictures, by name; the first of a name counts."""
+        found: dict[str, Descriptor] = {}
+        for hook in self.manager.hook.vfs_descriptors.get_hookimpls():
+            for one in self._call(hook, lambda d: list(d), settings=settings) or []:
+                found.setdefault(one.name, one)
+        return found
+
+    def vector_indexes(self, settings: Settings) -> list[VectorIndex]:
+        """Indexes of vectors, the one that counts first."""
+        found: list[VectorIndex] = []
+        for hook in self.manager.hook.vfs_vector_index.get_hookimpls():
+            found += self._call(hook, lambda one: [one] if one else [], settings=settings)
         return found
 
     def store(self, url: str, settings: Settings) -> Store:

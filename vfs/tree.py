@@ -414,7 +414,9 @@ class Tree:
         """A node of a view at a path; its sources are those of its layout and of whom it was asked for."""
         attributes: dict[str, str] = {}
         mtime_ns, version = node.mtime_ns, ""
-        if isinstance(node, Spliced):
+        if isinstance(node, Directory):
+            ttl = ttl if node.ttl is None else node.ttl
+        elif isinstance(node, Spliced):
             sources = tuple(dict.fromkeys((*sources, *node.layout.objects)))
             version = node.version
         elif isinstance(node, Bytes):

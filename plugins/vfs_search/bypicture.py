@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,10 @@ from vfs_search.cascade import Stretch
 from vfs_search.catalog import Entry, Snapshot
 from vfs_search.grammar import Moment, Options
 from vfs_search.hits import Answer, Hit, order
+from vfs_search.local import Local
+from vfs_search.options import Options as Settings
 from vfs_search.origins import Origin
-from vfs_search.sampling import Plan, Question
+from vfs_search.sampling import DEMUXERS, Plan, Question, Still
 
 #: Seconds shown before and after a picture that was found.
 AROUND = 2.0
@@ -30,6 +31,30 @@ NOTHING = "nothing is indexed yet: run `reelfs index SOURCE`"
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What questions are held to: the settings, and how pictures are described."""
+
+    options: Settings
+    plan: Plan
+
+    def asking(self, options: Options) -> tuple[str, Plan]:
+        """(name of the descriptor that is asked for, "" = grad512; how pictures are described).
+
+        Raises Malformed.
+        """
+        wanted = "rep0st108" if options.descriptor == "rep0st" else options.descriptor
+        if wanted in ("", "grad512"):
+            return "", replace(self.plan, extra=())
+        extra = tuple(one for one in self.plan.extra if one[0] == wanted)
+        if not extra:
+            raise Malformed(
+                f"descriptor:{options.descriptor}: videos are not indexed with it; name it in "
+                f"`descriptors` of [plugin.search] and index again"
+            )
+        return wanted, replace(self.plan, extra=extra)
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """What is asked about: a stretch of a file of the mount; path "" = a file that is not in it."""
 
@@ -38,44 +63,65 @@ class About:
     end: float = 0.0
 
 
-async def frame(root: Place, snapshot: Snapshot | None, asked: Moment, options: Options) -> Answer:
-    """Where else a picture occurs. Raises NotFound, MediaError, TooBig, WorkerFailed, StoreError."""
+async def frame(
+    root: Place, snapshot: Snapshot | None, asked: Moment, options: Options, limits: Limits
+) -> Answer:
+    """Where else a picture occurs. Raises as `clip`."""
+    descriptor, plan = limits.asking(options)
     node, about = await _clip(root, f"{asked.path}@{asked.selection.canonical}.mp4")
     number = int(node.attributes.get("start_frame_index", "0"))
-    time = await _time(root, asked, about)
+    time = float(asked.selection.start.value) if asked.selection.start.kind == "time" else about.start
     about = replace(about, start=time, end=time)
-    hits = await _from_origins(root, replace(about, end=time + 0.04), options)
-    status = _status(snapshot)
-    if snapshot is None or options.tier == "provenance" or (hits and not options.tier):
-        return _answer(hits, status | {"tier": "provenance"} if hits else status, options)
-    if options.tier in ("", "coded", "all"):
-        found = await in_thread(_coded_near, snapshot, about)
-        hits += await _hits(root, snapshot, found, options)
-        if (hits and not options.tier) or options.tier == "coded":
-            return _answer(hits, status | {"tier": "coded"}, options)
-    source = Source(partial(root.stream, node.layout), node.layout.size)
-    vectors, names, _ = await in_worker(sampling.one_frame, "mp4", number, source=source, deadline=_PATIENCE)
-    return await _pictures(root, snapshot, vectors, names, about, options, hits)
-
-
-async def still(root: Place, snapshot: Snapshot | None, data: bytes, options: Options) -> Answer:
-    """Where a picture occurs that is not in the library. Raises Damaged, TooBig, WorkerFailed."""
-    vectors, names, _ = await in_worker(sampling.still, data, deadline=_PATIENCE)
+    hits: list[Hit] = []
+    if not descriptor:
+        hits = await _from_origins(root, replace(about, end=time + 0.04), options)
+        if snapshot is None or options.tier == "provenance" or (hits and not options.tier):
+            return _answer(hits, _status(snapshot) | {"tiers": ["provenance"]}, options)
+        if options.tier in ("", "coded", "all"):
+            found = await in_thread(_coded_near, snapshot, about)
+            hits += await _hits(root, snapshot, found, options)
+            if (hits and not options.tier) or options.tier == "coded":
+                return _answer(hits, _status(snapshot) | {"tiers": ["provenance", "coded"]}, options)
     if snapshot is None:
         return Answer((), _status(snapshot))
-    return await _pictures(root, snapshot, vectors, names, About(), options, [])
-
-
-async def clip(root: Place, snapshot: Snapshot | None, asked: Moment, options: Options) -> Answer:
-    """Where a moment occurs. Raises NotFound, MediaError, TooBig, WorkerFailed, StoreError."""
-    node, about = await _clip(root, f"{asked.path}@{asked.selection.canonical}.mp4")
-    hits = await _from_origins(root, about, options)
-    status = _status(snapshot)
-    if snapshot is None or options.tier == "provenance" or (hits and not options.tier):
-        return _answer(hits, status | {"tier": "provenance"} if hits else status, options)
     source = Source(partial(root.stream, node.layout), node.layout.size)
-    question = await in_worker(sampling.question, "mp4", Plan(), source=source, deadline=_PATIENCE)
-    return await stretches(root, snapshot, question, about, options, hits)
+    shown = await in_worker(sampling.one_frame, "mp4", number, plan, source=source, deadline=_PATIENCE)
+    return await _pictures(root, snapshot, shown, about, options, limits, hits)
+
+
+async def clip(
+    root: Place, snapshot: Snapshot | None, asked: Moment, options: Options, limits: Limits
+) -> Answer:
+    """Where a moment occurs. Raises Malformed, NotFound, MediaError, TooBig, WorkerFailed, StoreError."""
+    descriptor, plan = limits.asking(options)
+    node, about = await _clip(root, f"{asked.path}@{asked.selection.canonical}.mp4")
+    hits = [] if descriptor else await _from_origins(root, about, options)
+    if snapshot is None or options.tier == "provenance" or (hits and not options.tier):
+        return _answer(hits, _status(snapshot) | {"tiers": ["provenance"]}, options)
+    source = Source(partial(root.stream, node.layout), node.layout.size)
+    question = await in_worker(sampling.question, "mp4", plan, source=source, deadline=_PATIENCE)
+    return await stretches(root, snapshot, question, about, options, limits, hits)
+
+
+async def local(
+    root: Place, snapshot: Snapshot | None, file: Local, options: Options, limits: Limits
+) -> Answer:
+    """Where a file that is not in the library occurs: a picture, or a video by its name.
+
+    Raises Malformed, Damaged, NoMedia, TooBig, WorkerFailed.
+    """
+    _, plan = limits.asking(options)
+    demuxer = DEMUXERS.get(file.path.suffix.lower())
+    if demuxer is None:
+        shown = await in_worker(sampling.still, await file.read(), plan, deadline=_PATIENCE)
+        if snapshot is None:
+            return Answer((), _status(snapshot))
+        return await _pictures(root, snapshot, shown, About(), options, limits, [])
+    source = Source(file.stream, file.size)
+    question = await in_worker(sampling.question, demuxer, plan, source=source, deadline=_PATIENCE)
+    if snapshot is None:
+        return Answer((), _status(snapshot))
+    return await stretches(root, snapshot, question, About(), options, limits)
 
 
 async def stretches(
@@ -84,9 +130,13 @@ async def stretches(
     question: Question,
     about: About,
     options: Options,
+    limits: Limits,
     hits: Sequence[Hit] = (),
 ) -> Answer:
     """Tier by tier; the first that is sure is the answer, unless all are asked for."""
+    descriptor, _ = limits.asking(options)
+    if descriptor:
+        return await _by_descriptor(root, snapshot, descriptor, question, about, options, limits)
     found, tiers = list(hits), []
     for tier, look in (("coded", cascade.coded), ("sound", cascade.sound), ("visual", cascade.visual)):
         if options.tier not in ("", "all", tier):
@@ -104,34 +154,70 @@ async def stretches(
     return _answer(found, _status(snapshot) | {"tiers": tiers}, options)
 
 
+async def _by_descriptor(
+    root: Place,
+    snapshot: Snapshot,
+    descriptor: str,
+    question: Question,
+    about: About,
+    options: Options,
+    limits: Limits,
+) -> Answer:
+    skip = _own(snapshot, about)
+    look = partial(
+        cascade.by_descriptor,
+        least=limits.options.similarity_threshold,
+        matches=limits.options.min_matches,
+        skip=skip,
+    )
+    try:
+        found = await in_thread(look, snapshot, descriptor, question)
+    except (KeyError, ValueError):
+        note = f"nothing is indexed with {descriptor} yet: run `reelfs index SOURCE` again"
+        return Answer((), _status(snapshot) | {"note": note})
+    hits = await _hits(root, snapshot, found, options)
+    # The order is that of the plan: by matches, and only then by how alike they are.
+    return Answer(
+        tuple(hits[: options.limit]), _status(snapshot) | {"tiers": ["visual"], "descriptor": descriptor}
+    )
+
+
 async def _pictures(
     root: Place,
     snapshot: Snapshot,
-    vectors: Any,
-    names: list[str],
+    shown: Still,
     about: About,
     options: Options,
+    limits: Limits,
     hits: Sequence[Hit],
 ) -> Answer:
-    skip = (
-        _own(snapshot, replace(about, start=about.start - AROUND, end=about.end + AROUND))
-        if about.path
-        else []
-    )
-    wanted = [entry for entry in snapshot.entries if options.wants(entry.key)]
-    limit = options.limit if len(wanted) == len(snapshot.entries) else 10 * options.limit
-    found = await in_thread(cascade.pictures, snapshot, vectors, names, limit, skip)
-    there = []
-    for one in found:
-        start = max(0.0, one.time - AROUND)
-        there.append(
-            Stretch(one.video, start, one.time + AROUND, one.score, "visual", one.time, one.time, one.details)
+    descriptor, _ = limits.asking(options)
+    wide = replace(about, start=about.start - AROUND, end=about.end + AROUND)
+    if descriptor:
+        none = np.empty(0)
+        question = Question(
+            0.0, np.zeros(1), shown.vectors[None], shown.names, none.astype(np.uint64), none,
+            np.empty((0, 2), np.uint32), shown.extra,
+        )  # fmt: skip
+        return await _by_descriptor(root, snapshot, descriptor, question, wide, options, limits)
+    skip = _own(snapshot, wide) if about.path else []
+    limit = options.limit if not options.folder else 10 * options.limit
+    found = await in_thread(cascade.pictures, snapshot, shown.vectors, shown.names, limit, skip)
+    there = [
+        Stretch(
+            video=one.video,
+            start=max(0.0, one.time - AROUND),
+            end=one.time + AROUND,
+            score=one.score,
+            tier="visual",
+            offset=one.time,
+            matched=one.time,
+            details=one.details,
         )
-    return _answer(
-        [*hits, *await _hits(root, snapshot, there, options)],
-        _status(snapshot) | {"tiers": ["visual"]},
-        options,
-    )
+        for one in found
+    ]
+    hits = [*hits, *await _hits(root, snapshot, there, options)]
+    return _answer(hits, _status(snapshot) | {"tiers": ["visual"]}, options)
 
 
 # ---------------------------------------------------------------- what is asked about
@@ -147,13 +233,6 @@ async def _clip(root: Place, path: str) -> tuple[Spliced, About]:
         float(node.attributes.get("end_time", "0")),
     )
     return node, about
-
-
-async def _time(root: Place, asked: Moment, about: About) -> float:
-    """The time of an instant: of a frame or key frame by number, what the tree says."""
-    if asked.selection.start.kind == "time":
-        return float(asked.selection.start.value)
-    return about.start
 
 
 def _own(snapshot: Snapshot, about: About) -> list[tuple[int, float, float]]:
@@ -228,7 +307,7 @@ async def _hits(root: Place, snapshot: Snapshot, found: Iterable[Stretch], optio
         end = min(one.end, entry.duration) if entry.duration > one.start + 0.1 else one.end
         details = {**one.details, "offset": f"{one.offset:.3f}", "index_version": snapshot.generation}
         if one.tier == "visual":
-            details["descriptor"] = "grad512"
+            details.setdefault("descriptor", "grad512")
         hits.append(await _hit(root, entry.key, one.start, end, one.score, one.tier, one.matched, details))
         if len(hits) >= options.limit:
             break
@@ -282,8 +361,6 @@ async def _from_origins(root: Place, about: About, options: Options) -> list[Hit
 
 
 def _answer(hits: Sequence[Hit], status: dict[str, object], options: Options) -> Answer:
-    if options.descriptor not in ("", "grad512"):
-        raise Malformed(f"descriptor:{options.descriptor}: there is grad512")
     kept = [hit for hit in hits if hit.score >= (options.least or 0.0)]
     return Answer(tuple(order(kept, options.sort)[: options.limit]), status)
 

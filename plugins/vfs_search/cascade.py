@@ -96,6 +96,17 @@ def _alive(snapshot: Snapshot, skip: Iterable[tuple[int, float, float]]) -> NDAr
     return alive
 
 
+def _nearest(
+    snapshot: Snapshot, alive: NDArray[np.bool_], queries: features.Floats, k: int, least: float = 0.0
+) -> engine.Nearest:
+    """By the index of another plugin where there is one."""
+    if snapshot.engine is None:
+        return engine.nearest(snapshot.columns.__getitem__, alive, queries, k, least)
+    vectors = snapshot.columns["grad512"]
+    rows, scores = snapshot.engine.nearest(snapshot.generation, vectors, alive, queries, k, least)
+    return engine.Nearest(rows, scores)
+
+
 def visual(
     snapshot: Snapshot, question: Question, skip: Iterable[tuple[int, float, float]] = ()
 ) -> list[Stretch]:
@@ -104,7 +115,7 @@ def visual(
     alive = _alive(snapshot, skip)
     pictures, variants = question.vectors.shape[:2]
     queries = question.vectors.reshape(pictures * variants, features.DIMENSIONS)
-    near = engine.nearest(snapshot.columns.__getitem__, alive, queries, CANDIDATES, VOTE)
+    near = _nearest(snapshot, alive, queries, CANDIDATES, VOTE)
     asked, place = np.nonzero(near.rows >= 0)
     rows = near.rows[asked, place]
     picture = asked // variants
@@ -170,7 +181,7 @@ def pictures(
     """The most similar pictures, one for each place. vectors: (variants, 512) of one picture."""
     times = snapshot.columns["times"]
     alive = _alive(snapshot, skip)
-    near = engine.nearest(snapshot.columns.__getitem__, alive, vectors, 20 * max(limit, 10))
+    near = _nearest(snapshot, alive, vectors, 20 * max(limit, 10))
     asked, place = np.nonzero(near.rows >= 0)
     rows, scores = near.rows[asked, place], near.scores[asked, place]
     found: list[Picture] = []
@@ -189,4 +200,57 @@ def pictures(
         found.append(Picture(video, time, float(scores[number]), details))
         if len(found) >= limit:
             break
+    return found
+
+
+def by_descriptor(
+    snapshot: Snapshot,
+    name: str,
+    question: Question,
+    *,
+    least: float,
+    matches: int,
+    skip: Iterable[tuple[int, float, float]] = (),
+) -> list[Stretch]:
+    """By another descriptor alone, ordered as rep0st's video plan says: by matches, then how they align.
+
+    least: score from which on two pictures match. matches: pictures that must, fewer only if there are fewer.
+    Raises KeyError where the library is not indexed with it.
+    """
+    (column,) = [known for known in snapshot.columns if known.startswith(f"{name}.float32.")]
+    references, asked = snapshot.columns[column], question.extra[name]
+    times = snapshot.columns[f"{name}.times.float32.1"][:, 0]
+    owners = snapshot.owners_of(column)
+    alive = owners >= 0
+    for video, start, end in skip:
+        alive &= ~((owners == video) & (times >= start) & (times < end))
+    scores = features.rep0st_score(asked, references) if name == "rep0st108" else _cosines(asked, references)
+    scores = np.where(alive[None, :], scores, -1)
+    found = []
+    for number in np.unique(owners[alive]):
+        mine = np.flatnonzero(owners == number)
+        best = scores[:, mine].max(axis=1)
+        matching = best >= least
+        if int(matching.sum()) < min(matches, len(asked)):
+            continue
+        there = times[mine[scores[:, mine].argmax(axis=1)]]
+        offsets = there[matching] - question.times[matching]
+        offset = float(np.median(offsets))
+        aligned = float((np.abs(offsets - offset) < 1.0).mean())
+        details = {"votes": str(int(matching.sum())), "alignment": f"{aligned:.3f}", "descriptor": name}
+        # Matches first, then alignment, then how alike they are: one number, from 0 to 1.
+        score = float(best[matching].mean())
+        start = max(0.0, offset)
+        first = float(there[matching][0])
+        found.append(
+            Stretch(int(number), start, offset + question.duration, score, "visual", offset, first, details)
+        )
+    return sorted(
+        found, key=lambda one: (-int(one.details["votes"]), -float(one.details["alignment"]), -one.score)
+    )
+
+
+def _cosines(asked: features.Floats, references: features.Floats) -> features.Floats:
+    lengths = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(references, axis=1)[None, :]
+    found: features.Floats = asked @ references.T / np.maximum(lengths, 1e-9)
     return found

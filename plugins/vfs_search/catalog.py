@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from vfs import ConfigError, StoredObject
+from vfs import ConfigError, StoredObject, VectorIndex
 from vfs_search import bits
 from vfs_search.columns import Column
 from vfs_search.sidecar import SUFFIX, Contents
@@ -74,12 +74,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was committed at one moment. columns: mapped files by name."""
+    """What was committed at one moment. columns: mapped files by name. engine: asked in place of a scan."""
 
     generation: str
     entries: tuple[Entry, ...]
     columns: dict[str, NDArray[Any]]
     listed: int | None
+    engine: VectorIndex | None = None
 
     @cached_property
     def owners(self) -> NDArray[np.int32]:

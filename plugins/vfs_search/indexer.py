@@ -12,6 +12,7 @@ import trio
 
 from vfs import (
     Damaged,
+    Descriptor,
     Layout,
     MediaError,
     Place,
@@ -40,7 +41,7 @@ class Pictures:
     name = "search"
     needs_cache = False
 
-    def __init__(self, settings: Settings, further: Mapping[str, tuple[str, str, str]] | None = None) -> None:
+    def __init__(self, settings: Settings, further: Mapping[str, Descriptor] | None = None) -> None:
         self._options = Options.load(settings)
         self._plan = self._options.plan(further)
         self._folder = self._options.place(settings)

@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from vfs import ConfigError, Settings, parse_size
+from vfs import ConfigError, Descriptor, Settings, parse_size
 from vfs_search.sampling import Plan
 
 #: Descriptors there are beside grad512, which is always made: what they are called, and what makes them.
@@ -50,9 +50,9 @@ class Options:
                 raise ConfigError(f"{origin}: {key}: {error}") from None
         return found
 
-    def plan(self, further: Mapping[str, tuple[str, str, str]] | None = None) -> Plan:
+    def plan(self, further: Mapping[str, Descriptor] | None = None) -> Plan:
         """How videos are looked at. further: descriptors of other plugins. Raises ConfigError."""
-        known = KNOWN | dict(further or {})
+        known = KNOWN | {d.name: (d.name, d.module, d.function) for d in (further or {}).values()}
         wanted = [name for name in self.descriptors if name != "grad512"]
         for name in wanted:
             if name not in known:

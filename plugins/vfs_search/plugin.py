@@ -5,42 +5,70 @@ Names are queries: what is under `search/` is endless, so its folders list nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from vfs import Directory, Indexer, Node, Place, Settings, Spliced, View, hookimpl
+from vfs import (
+    Bytes,
+    Command,
+    Directory,
+    Inbox,
+    Indexer,
+    Malformed,
+    Node,
+    NotFound,
+    Place,
+    Plugins,
+    Settings,
+    Spliced,
+    VectorIndex,
+    View,
+    hookimpl,
+)
 from vfs_search import bypicture, bytext, grammar, results
+from vfs_search.bypicture import Limits
+from vfs_search.folders import fixed, named, volatile
 from vfs_search.grammar import Moment, Text
 from vfs_search.hits import Answer
 from vfs_search.library import Index
+from vfs_search.local import QUERY, Dropped, Local, Saved
 from vfs_search.options import Options
 from vfs_search.results import Clips
 
-FOLDER, ANSWER = "search", "@"
+FOLDER, ANSWER, RESULTS, REFRESH = "search", "@", ".results", ".refresh"
 
 
 @hookimpl
-def vfs_views(settings: Settings) -> list[View]:
+def vfs_views(settings: Settings, plugins: Plugins) -> list[View]:
     """One view of the root. Raises ConfigError."""
     options = Options.load(settings)
-    return [Search(options, Index(options.place(settings)))]
+    limits = Limits(options, options.plan(plugins.descriptors(settings)))
+    return [Search(options, options.place(settings), limits, plugins.vector_indexes(settings))]
 
 
 @hookimpl
-def vfs_indexers(settings: Settings) -> list[Indexer]:
+def vfs_indexers(settings: Settings, plugins: Plugins) -> list[Indexer]:
     """Pictures, sound and coded samples. Raises ConfigError."""
     from vfs_search.indexer import Pictures  # what a mount has no use for
 
-    return [Pictures(settings)]
+    return [Pictures(settings, plugins.descriptors(settings))]
+
+
+@hookimpl
+def vfs_commands() -> list[Command]:
+    """`reelfs search`."""
+    from vfs_search import commands
+
+    return [Command("search", commands.search)]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """A query with its options as it was written. depth: components of its path so far."""
 
-    what: Text | Moment
+    what: Text | Moment | Local
     options: grammar.Options
     depth: int
 
@@ -51,13 +79,25 @@ class Query:
 
 
 class Search:
-    """The view: one name at the root of the mount."""
+    """The view: one name at the root of the mount. folder: where what is kept of this source lies."""
 
     name = "search"
 
-    def __init__(self, options: Options | None = None, index: Index | None = None) -> None:
-        self._options = options or Options()
-        self._index = index or Index(Path("/nonexistent"))
+    def __init__(
+        self,
+        options: Options,
+        folder: Path,
+        limits: Limits | None = None,
+        engines: Sequence[VectorIndex] = (),
+    ) -> None:
+        self._options = options
+        self._limits = limits or Limits(options, options.plan())
+        self._engines = engines
+        self._index = Index(folder)
+        self._dropped = Dropped(folder / "drop", options.max_upload_size_mb << 20)
+        self._saved = Saved(folder / "saved")
+        self._staging = folder / "staging"
+        self._refreshed: dict[str, int] = {}
 
     def applies(self, place: Place) -> bool:
         """The root of the mount, and nothing else."""
@@ -72,11 +112,13 @@ class Search:
         return self._top(place) if name == FOLDER else None
 
     def _top(self, root: Place) -> Directory:
-        return _folder(
+        return fixed(
             {
-                "text": _named(partial(self._by_text, root)),
-                "frame": _named(partial(self._by_moment, root, is_range=False)),
-                "clip": _named(partial(self._by_moment, root, is_range=True)),
+                "text": named(partial(self._by_text, root)),
+                "frame": named(partial(self._by_moment, root, False)),
+                "clip": named(partial(self._by_moment, root, True)),
+                "drop": self._drop(root),
+                "saved": self._all_saved(root),
             }
         )
 
@@ -84,9 +126,95 @@ class Search:
         what, options = grammar.parse_text(component)
         return self._query(root, Query(what, options, 3))
 
-    async def _by_moment(self, root: Place, component: str, *, is_range: bool) -> Node | None:
+    async def _by_moment(self, root: Place, is_range: bool, component: str) -> Node | None:
         what = grammar.parse_moment(component, is_range=is_range)
         return self._query(root, Query(what, grammar.Options(), 3))
+
+    # -- what people put there ----------------------------------------------------------------------------
+
+    def _drop(self, root: Place) -> Directory:
+        """Files that are looked for; the results of NAME are in `NAME.results`."""
+
+        async def entries() -> Mapping[str, Node | None]:
+            return {name: file(name) for name in self._dropped.names()}
+
+        def file(name: str) -> Node | None:
+            local = self._dropped.get(name)
+            if local is None:
+                return None
+            version = f"search.drop:{name}:{local.version}"
+            return Bytes(produce=local.read, version=version, size=local.size, mtime_ns=local.mtime_ns)
+
+        async def lookup(name: str) -> Node | None:
+            local = self._dropped.get(name.removesuffix(RESULTS)) if name.endswith(RESULTS) else None
+            return file(name) if local is None else self._query(root, Query(local, grammar.Options(), 3))
+
+        inbox = Inbox(
+            staging=self._staging,
+            limit=self._dropped.limit,
+            receive=self._dropped.receive,
+            remove=self._dropped.remove,
+        )
+        return Directory(entries=entries, lookup=lookup, inbox=inbox, ttl=0.0)
+
+    def _all_saved(self, root: Place) -> Directory:
+        async def entries() -> Mapping[str, Node | None]:
+            return {name: self._one_saved(root, name) for name in self._saved.names()}
+
+        async def lookup(name: str) -> Node | None:
+            return None if self._saved.query(name) is None else self._one_saved(root, name)
+
+        inbox = Inbox(staging=self._staging, limit=0, make=self._saved.make, remove=self._saved.remove)
+        return Directory(entries=entries, lookup=lookup, inbox=inbox, ttl=0.0)
+
+    def _one_saved(self, root: Place, name: str) -> Directory:
+        """`.query` is its text, `.refresh` has it answered anew when it is read, `@/` is the answer."""
+
+        def refresh() -> bytes:
+            self._refreshed[name] = self._refreshed.get(name, 0) + 1
+            return b"the next look at @/ asks again\n"
+
+        def text() -> bytes:
+            return f"{self._saved.query(name)}\n".encode()
+
+        async def nodes() -> Mapping[str, Node | None]:
+            return {QUERY: volatile(text), REFRESH: volatile(refresh), ANSWER: None}
+
+        async def lookup(entry: str) -> Node | None:
+            if entry == ANSWER:
+                return self._answer(root, self._parsed(name))
+            return (await nodes()).get(entry)
+
+        async def receive(entry: str, file: Path) -> None:
+            if entry != QUERY:
+                raise Malformed(f"{entry}: a saved question has {QUERY} and nothing else")
+            await self._saved.write(name, file)
+
+        inbox = Inbox(staging=self._staging, limit=1 << 16, receive=receive)
+        return Directory(entries=nodes, lookup=lookup, inbox=inbox, ttl=0.0)
+
+    def _parsed(self, name: str) -> Query:
+        """A saved question. Raises Malformed, NotFound."""
+        text = self._saved.query(name)
+        if text is None:
+            raise NotFound(f"no such question: {name}")
+        kind, _, rest = text.strip("/").removeprefix(f"{FOLDER}/").partition("/")
+        component, *further = [part for part in rest.split("/") if part not in ("", ANSWER)] or [""]
+        what: Text | Moment
+        if kind == "text":
+            what, options = grammar.parse_text(component)
+        elif kind in ("frame", "clip"):
+            what, options = grammar.parse_moment(component, is_range=kind == "clip"), grammar.Options()
+        else:
+            raise Malformed(f"{text!r} is no question: text/TERMS, frame/PATH@TIME or clip/PATH@RANGE")
+        for option in further:
+            known = options.with_option(option)
+            if known is None:
+                raise Malformed(f"{option} is no option")
+            options = known
+        return Query(what, options, 3)
+
+    # -- questions and answers ----------------------------------------------------------------------------
 
     def _query(self, root: Place, query: Query) -> Directory:
         """The folder of a query: further options, and the answer."""
@@ -107,21 +235,28 @@ class Search:
 
     async def _clips(self, root: Place, query: Query) -> Clips:
         """The answer, made once for each state of what it is searched in."""
-        state = await bytext.fingerprint(root)
+        state = [await bytext.fingerprint(root), str(sum(self._refreshed.values()))]
+        if not isinstance(query.what, Text):
+            state.append(await self._index.generation())
         if isinstance(query.what, Moment):
-            state += "\0" + await self._index.generation() + "\0" + await _version(root, query.what)
+            state.append(await _version(root, query.what))
 
         async def make() -> Clips:
             return await results.clips_of(root, await self._ask(root, query), query.options.limit)
 
-        return await root.derive(f"{results.CODE}\0{query.identity}\0{state}", make, cost=_cost)
+        return await root.derive("\0".join((results.CODE, query.identity, *state)), make, cost=_cost)
 
     async def _ask(self, root: Place, query: Query) -> Answer:
-        if isinstance(query.what, Text):
-            return await bytext.answer(root, query.what, query.options)
+        what, options = query.what, query.options
+        if isinstance(what, Text):
+            return await bytext.answer(root, what, options)
         snapshot = await self._index.snapshot()
-        look = bypicture.clip if query.what.selection.is_range else bypicture.frame
-        return await look(root, snapshot, query.what, query.options)
+        if snapshot is not None and self._engines:
+            snapshot = replace(snapshot, engine=self._engines[0])
+        if isinstance(what, Local):
+            return await bypicture.local(root, snapshot, what, options, self._limits)
+        look = bypicture.clip if what.selection.is_range else bypicture.frame
+        return await look(root, snapshot, what, options, self._limits)
 
 
 async def _version(root: Place, moment: Moment) -> str:
@@ -133,23 +268,3 @@ async def _version(root: Place, moment: Moment) -> str:
 def _cost(clips: Clips) -> int:
     """Bytes in memory, roughly."""
     return 4000 * (1 + len(clips.hits) + len(clips.answer.hits))
-
-
-def _folder(nodes: Mapping[str, Node]) -> Directory:
-    async def entries() -> Mapping[str, Node | None]:
-        return nodes
-
-    return Directory(entries=entries)
-
-
-def _named(lookup: Callable[..., object]) -> Directory:
-    """A folder whose names are queries: any can be looked up, none is listed. Raises Malformed at lookup."""
-
-    async def entries() -> Mapping[str, Node | None]:
-        return {}
-
-    async def found(name: str) -> Node | None:
-        node: Node | None = await lookup(name)  # type: ignore[misc]
-        return node
-
-    return Directory(entries=entries, lookup=found)

@@ -28,6 +28,7 @@ from vfs import (
 )
 from vfs_search import hits as naming
 from vfs_search import sheet
+from vfs_search.folders import fixed, volatile
 from vfs_search.hits import Answer, Hit
 
 STATUS, LINKS, JSON, PLAYLIST, CONTACT = ".status", "links", "results.json", "results.m3u8", "contact.jpg"
@@ -101,12 +102,12 @@ def _nodes(root: Place, depth: int, clips: Clips) -> dict[str, Node | None]:
         name: Symlink(target="../" * (depth + 1) + hit.path) for name, hit in clips.hits.items()
     }
     found: dict[str, Node | None] = dict(clips.nodes)
-    found[LINKS] = _fixed(links)
+    found[LINKS] = fixed(links)
     found[JSON] = _given(naming.as_json(clips.hits))
     found[PLAYLIST] = _given(naming.as_playlist(clips.hits))
     if clips.hits:
         found[CONTACT] = _contact(root, clips)
-    found[STATUS] = _volatile(_status(clips))
+    found[STATUS] = volatile(lambda: _status(clips))
     return found
 
 
@@ -146,25 +147,8 @@ async def _draw(root: Place, wanted: list[tuple[str, str]]) -> bytes:
     return await in_worker(sheet.draw, pictures, [label for _, label in wanted])
 
 
-def _fixed(nodes: Mapping[str, Node | None]) -> Directory:
-    async def entries() -> Mapping[str, Node | None]:
-        return nodes
-
-    async def lookup(name: str) -> Node | None:
-        return nodes.get(name)
-
-    return Directory(entries=entries, lookup=lookup)
-
-
 def _given(data: bytes) -> Bytes:
     async def produce() -> bytes:
         return data
 
     return Bytes(produce=produce, version=f"{CODE}:{xxhash.xxh3_128_hexdigest(data)}", size=len(data))
-
-
-def _volatile(data: bytes) -> Bytes:
-    async def produce() -> bytes:
-        return data
-
-    return Bytes(produce=produce, version=None)

@@ -35,6 +35,10 @@ _PROBE = 2 << 20
 _SKIPPABLE = frozenset(("h264", "mpeg4", "mpeg2video", "mpeg1video"))
 
 
+#: What a worker reads, or an open file.
+Readable = WorkerFile | BinaryIO
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is looked at.
@@ -92,7 +96,7 @@ class Part:
 
 
 @contextmanager
-def opened(file: BinaryIO | WorkerFile | io.RawIOBase, demuxer: str) -> Iterator[Any]:
+def opened(file: Readable, demuxer: str) -> Iterator[Any]:
     """A container. Raises NoMedia where it is none, Damaged, TooBig, and what reading raises."""
     import av
 
@@ -110,14 +114,14 @@ def opened(file: BinaryIO | WorkerFile | io.RawIOBase, demuxer: str) -> Iterator
         raise TooBig(f"{demuxer}: out of the worker's memory") from None
 
 
-def duration(file: WorkerFile, demuxer: str) -> float:
+def duration(file: Readable, demuxer: str) -> float:
     """Seconds that a file says it lasts. Raises NoMedia where there are no pictures."""
     with opened(file, demuxer) as container:
         _pictures(container)
         return max(0.0, (container.duration or 0) / 1_000_000)
 
 
-def describe(file: WorkerFile, demuxer: str, start: float, stop: float, plan: Plan) -> Part:
+def describe(file: Readable, demuxer: str, start: float, stop: float, plan: Plan) -> Part:
     """Everything of [start, stop) seconds. Raises NoMedia, Damaged, TooBig, Unsupported."""
     with opened(file, demuxer) as container:
         return _Pass(container, start, stop, plan).run()
@@ -144,7 +148,7 @@ class Question:
 MOST_PICTURES, QUESTION_RATE = 240, 4.0
 
 
-def question(file: WorkerFile, demuxer: str, plan: Plan) -> Question:
+def question(file: Readable, demuxer: str, plan: Plan) -> Question:
     """A video as what is looked for. Raises NoMedia, Damaged, TooBig, Unsupported."""
     with opened(file, demuxer) as container:
         seconds = max(0.0, (container.duration or 0) / 1_000_000)
@@ -160,8 +164,17 @@ def question(file: WorkerFile, demuxer: str, plan: Plan) -> Question:
         return Question(end, part.times, vectors, names, part.coded, part.coded_times, part.sound, part.extra)
 
 
-def one_frame(file: WorkerFile, demuxer: str, number: int) -> tuple[features.Floats, list[str], Any]:
-    """The variants of the decoded frame of that number (0 = first), and the picture as small RGB."""
+@dataclass(eq=False)
+class Still:
+    """One picture as what is looked for. vectors: (variants, 512), names: of these. extra: (1, D) each."""
+
+    vectors: features.Floats
+    names: list[str]
+    extra: dict[str, NDArray[np.float32]]
+
+
+def one_frame(file: Readable, demuxer: str, number: int, plan: Plan) -> Still:
+    """The decoded frame of that number (0 = first)."""
     with opened(file, demuxer) as container:
         stream = _pictures(container)
         last = None
@@ -171,12 +184,11 @@ def one_frame(file: WorkerFile, demuxer: str, number: int) -> tuple[features.Flo
                 break
         if last is None:
             raise Damaged("the decoder puts no picture out")
-        vectors, names = features.variants(_small(last, "gray"))
-        return vectors, names, _small(last, "rgb24")
+        return _still(_small(last, "gray"), _small(last, "rgb24"), plan)
 
 
-def still(data: bytes) -> tuple[features.Floats, list[str], Any]:
-    """The variants of an image file, and it as small RGB. Raises Damaged, TooBig, Unsupported."""
+def still(data: bytes, plan: Plan) -> Still:
+    """An image file. Raises Damaged, TooBig, Unsupported."""
     from PIL import Image
 
     try:
@@ -187,12 +199,23 @@ def still(data: bytes) -> tuple[features.Floats, list[str], Any]:
             whole = picture.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooBig(str(error)) from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
-        raise Damaged(f"no picture that can be read: {error}") from None
-    small = whole.resize(_size(whole.width, whole.height), Image.Resampling.BOX)
-    pixels = np.asarray(small)
-    vectors, names = features.variants(features.luma_of(pixels))
-    return vectors, names, pixels
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError):
+        raise Damaged("no picture that can be read") from None
+    pixels = np.asarray(whole.resize(_size(whole.width, whole.height), Image.Resampling.BOX))
+    return _still(features.luma_of(pixels), pixels, plan)
+
+
+def _still(luma: NDArray[Any], pixels: NDArray[np.uint8], plan: Plan) -> Still:
+    vectors, names = features.variants(luma)
+    return Still(vectors, names, _extra(pixels[None], plan))
+
+
+def _extra(pixels: NDArray[np.uint8], plan: Plan) -> dict[str, NDArray[np.float32]]:
+    """What further descriptors make of pictures."""
+    return {
+        name: np.asarray(getattr(importlib.import_module(module), function)(pixels), np.float32)
+        for name, module, function in plan.extra
+    }
 
 
 def _pictures(container: Any) -> Any:
@@ -342,9 +365,9 @@ class _Pass:
             return
         pixels = np.stack([shot[2] for shot in self._shots])
         self._shots, shots = [], self._shots
-        for name, module, function in self._plan.extra:
-            describe = getattr(importlib.import_module(module), function)
-            self._extra[name].append(np.asarray(describe(pixels), np.float32))
+        if self._extra:
+            for name, made in _extra(pixels, self._plan).items():
+                self._extra[name].append(made)
         lumas = features.luma_of(pixels) if pixels.ndim == 4 else pixels
         boxes = features.windows(lumas.shape[1], lumas.shape[2])
         windowed = [self._windowed(time) for time, _, _ in shots]

@@ -249,7 +249,7 @@ class TestSearchContract(ViewContract):
     }
 
     def views(self) -> list[Search]:
-        return [Search(Options(listed=True))]
+        return [Search(Options(listed=True), Path("/nonexistent"))]
 
 
 def test_bytes_of_lists_are_known_before_they_are_read(user: Path) -> None:

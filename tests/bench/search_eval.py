@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How well searching finds: `python tests/bench/search_eval.py [FOLDER]` (some ten minutes; `--quick` a part).
+"""How well searching finds: `python tests/bench/search_eval.py [FOLDER]` (ten minutes; `--quick` a part).
 
 Half of the questions come from videos that are not in the index: what is found for them is found wrongly.
 Compared in the same run with rep0st108 and, where it is installed (`pip install pdqhash`), PDQ.
@@ -8,6 +8,7 @@ Compared in the same run with rep0st108 and, where it is installed (`pip install
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from tests.bench.search_library import CLIPS, PICTURES, Video  # noqa: E402
 from vfs import StoredObject  # noqa: E402
 
 try:
-    import pdqhash  # type: ignore[import-not-found]
+    pdqhash: Any = importlib.import_module("pdqhash")
 except ImportError:
     pdqhash = None
 
@@ -84,9 +85,10 @@ def indexed(videos: Iterable[Video], folder: Path) -> tuple[Snapshot, float]:
     return snapshot, spent
 
 
-def frames_of(path: Path, times: Iterable[float]) -> dict[float, NDArray[np.uint8]]:
+def frames_of(path: Path, times: Iterable[float]) -> dict[float, Any]:
     """The pictures shown at times, as RGB."""
-    wanted, found = sorted(times), {}
+    wanted = sorted(times)
+    found: dict[float, Any] = {}
     with av.open(str(path)) as container:
         zero = (container.start_time or 0) / 1_000_000
         last = None
@@ -220,7 +222,6 @@ def verdict(
 ) -> Verdict:
     """found: (video, start, end, score, speed), best first."""
     true = names.get(asked.video.path.name, -1)
-    speed = CLIPS[asked.how][1]
 
     def good(one: tuple[int, float, float, float, float]) -> bool:
         return one[0] == true and min(one[2], asked.start + asked.length) - max(one[1], asked.start) > 0
@@ -271,8 +272,10 @@ def by_tier(asked: Asked, snapshot: Snapshot, names: dict[str, int]) -> dict[str
 
 
 def by_peers(asked: Asked, peers: Others, names: dict[str, int]) -> dict[str, Verdict]:
-    """rep0st108 with the limits of its video plan (key pictures a second apart, 3 matches of 0.8), and PDQ with
-    the same votes for an offset as grad512 (a picture votes with up to 90 of 256 bits that differ)."""
+    """rep0st108 with the limits of its video plan: pictures a second apart, 3 matches of 0.8.
+
+    PDQ with the votes for an offset that grad512 has; a picture votes with up to 90 of 256 bits that differ.
+    """
     count = max(1, int(asked.question.duration))
     times = [0.1 + n for n in range(count)]
     shown = frames_of(asked.path, times)

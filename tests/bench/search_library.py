@@ -1,4 +1,4 @@
-"""A library to measure searching on: generated matches that look alike, and real footage where it is there."""
+"""A library to measure searching on: generated matches that look alike, and real footage if it is there."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ class _Field:
             pen.ellipse((px - 7, py - 16, px + 7, py + 6), fill=colour)
             pen.ellipse((px - 4, py - 25, px + 4, py - 16), fill=(205, 165, 135))
         a, b, c, d = self._camera
-        left = 390 + 270 * np.sin(0.31 * time + a) + 90 * np.sin(1.1 * time + b)
+        left = 380 + 270 * np.sin(0.31 * time + a) + 90 * np.sin(1.1 * time + b)
         zoom = 1.0 + 0.15 * np.sin(0.23 * time + c)
         wide, tall = 640 / zoom, 360 / zoom
         top = 105 + 60 * np.sin(0.19 * time + d)
-        box = (left, top, left + wide, top + tall)
-        view = image.resize(SIZE, Image.Resampling.BILINEAR, box=tuple(map(float, box)))
+        box = (float(left), float(top), float(left + wide), float(top + tall))
+        view = image.resize(SIZE, Image.Resampling.BILINEAR, box=box)
         pen = ImageDraw.Draw(view)
         # The same scoreboard in every match, but for what it says.
         pen.rectangle((20, 16, 190, 44), fill=(16, 24, 60))
@@ -232,7 +232,7 @@ PICTURES: Mapping[str, Callable[[Picture], Picture]] = {
     "jpeg 15": _jpeg,
     "scale 1/4": lambda picture: _resized(picture, picture.shape[1] // 4, picture.shape[0] // 4),
     "brightness +40": _levels(lambda level: level + 40),
-    "gamma 0.6": _levels(lambda level: 255 * (level / 255) ** 0.6),
+    "gamma 0.6": _levels(lambda level: (255 * (level / 255) ** 0.6).astype(np.float32)),
     "hue, saturation": _colours,
     "crop 90x70": _crop(0.9, 0.7),
     "crop 75x60": _crop(0.75, 0.6),
@@ -248,7 +248,10 @@ PICTURES: Mapping[str, Callable[[Picture], Picture]] = {
 
 # ---------------------------------------------------------------- clips
 
-_LOGO = "drawbox=x=iw*0.03:y=ih*0.04:w=iw*0.27:h=ih*0.09:color=navy:t=fill,drawbox=x=iw*0.84:y=ih*0.05:w=iw*0.12:h=ih*0.2:color=gold:t=fill"
+_LOGO = (
+    "drawbox=x=iw*0.03:y=ih*0.04:w=iw*0.27:h=ih*0.09:color=navy:t=fill,"
+    "drawbox=x=iw*0.84:y=ih*0.05:w=iw*0.12:h=ih*0.2:color=gold:t=fill"
+)
 #: Darker outside an ellipse, as the application's highlights are.
 _SPOT = (
     "geq=lum='lum(X,Y)*if(lt(pow((X-W*0.45)/(W*0.15),2)+pow((Y-H*0.55)/(H*0.25),2),1),1,0.45)'"
@@ -268,7 +271,10 @@ def _filtered(graph: str) -> tuple[str, ...]:
 CLIPS: Mapping[str, tuple[tuple[str, ...], float]] = {
     "copy": (("-c", "copy"), 1.0),
     "x264 low rate": (("-c:v", "libx264", "-preset", "veryfast", "-crf", "38", *_SOUND), 1.0),
-    "x265 low rate": (("-c:v", "libx265", "-preset", "ultrafast", "-crf", "38", "-x265-params", "log-level=error", *_SOUND), 1.0),
+    "x265 low rate": (
+        ("-c:v", "libx265", "-preset", "ultrafast", "-crf", "38", "-x265-params", "log-level=error", *_SOUND),
+        1.0,
+    ),
     "crop 90": (_filtered("crop=iw*0.9:ih*0.9"), 1.0),
     "crop 75": (_filtered("crop=iw*0.75:ih*0.75"), 1.0),
     "moving 9:16": (_filtered(_FOLLOW), 1.0),
