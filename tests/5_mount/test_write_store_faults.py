@@ -50,6 +50,14 @@ FAULTS = {
 }
 
 
+def some(faults: dict[str, Fault], *names: str) -> list[Any]:
+    """All of them as parameters, those that are not named for `--slow` alone."""
+    return [
+        pytest.param(fault, id=name, marks=() if name in names else pytest.mark.slow)
+        for name, fault in faults.items()
+    ]
+
+
 @dataclass
 class Rig:
     """A bucket of its own, mounted for writing."""
@@ -174,7 +182,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("fault", some(FAULTS, "storm", "reset midway", "hang after it is done", "refused"))
 def test_a_copy_arrives_whatever_the_store_does(rig: Callable[..., Rig], file: Path, fault: Fault) -> None:
     """A new file and one that replaces another; `cp` does not wait for the store."""
     here = rig({"old.bin": b"what was there"})
@@ -278,7 +286,13 @@ def test_quick_writes_to_one_file_are_sent_as_few(rig: Callable[..., Rig]) -> No
     assert not [entry for entry in here.server.log() if entry.bucket == here.bucket and entry.status == 429]
 
 
-@pytest.mark.parametrize("name", ["refused", "answer lost", "reset midway", "throttled"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("refused", "answer lost"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("reset midway", "throttled")),
+    ],
+)
 def test_a_film_in_parts_arrives(rig: Callable[..., Rig], film: Path, name: str) -> None:
     """A part that is refused, cut off, throttled, or lost its answer: it alone is sent again."""
     here = rig()
@@ -332,7 +346,9 @@ def test_a_daemon_killed_in_the_middle_of_a_film_goes_on(rig: Callable[..., Rig]
     assert _parts(here) <= upload.part_count(FILM) + upload.AT_ONCE
 
 
-@pytest.mark.parametrize("name", ["storm", "answer lost", "hang after it is done"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("storm", marks=pytest.mark.slow), "answer lost", "hang after it is done"]
+)
 def test_names_that_change_while_the_store_fails(rig: Callable[..., Rig], name: str) -> None:
     """Moved, removed, made: the store comes to have just that."""
     here = rig({"moved.bin": b"moved", "gone.bin": b"gone", "kept.bin": b"kept", "d/in.bin": b"in"})

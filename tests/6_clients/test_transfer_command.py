@@ -105,7 +105,7 @@ def arrived(server: R2) -> int:
     return sum(entry.operation == "UploadPart" and entry.status == 200 for entry in server.log())
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_put_that_was_ended_goes_on(
     server: R2, start: Start, film: Path, tmp_path: Path, end: signal.Signals
 ) -> None:

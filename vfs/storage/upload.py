@@ -6,7 +6,8 @@ R2 wants all parts but the last of one size, and shows nothing of an upload unti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -41,6 +42,30 @@ def multipart_etag(digests: list[bytes]) -> str:
     return f'"{hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"'
 
 
+class Room:
+    """Bytes of bodies that are in memory at one time, of several uploads; first come, first served."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._free = most
+        self._turn = trio.Lock()
+        self._news = trio.Event()
+
+    @asynccontextmanager
+    async def take(self, size: int) -> AsyncIterator[None]:
+        """Within it there is room for so many bytes; more than there is at all counts as all."""
+        size = min(size, self._most)
+        async with self._turn:
+            while self._free < size:
+                self._news = trio.Event()
+                await self._news.wait()
+            self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            self._news.set()
+
+
 async def send(
     store: Store,
     key: str,
@@ -54,16 +79,20 @@ async def send(
     began: Callable[[str], Awaitable[object]] | None = None,
     sent: Callable[[Part, int], Awaitable[object]] | None = None,
     single: int = SINGLE,
+    room: Room | None = None,
 ) -> StoredObject:
     """Store `size` bytes that `read(offset, length)` gives, under the conditions of `Store.put`.
 
     Resuming: upload, done: an upload under way and its parts that are there. began: told the name of a new
     one. sent: told each part that has arrived, and its bytes. An upload that fails is left for the next try;
-    one whose condition does not hold is gone.
+    one whose condition does not hold is gone. room: for the bodies, shared with other uploads.
     """
+    room = room or Room(AT_ONCE * max(single, part_size(size)))
     if size <= single and upload is None:
-        body = await read(0, size) if size else b""
-        stored = await store.put(key, body, replaces=replaces, metadata=metadata)
+        async with room.take(size):
+            body = await read(0, size) if size else b""
+            stored = await store.put(key, body, replaces=replaces, metadata=metadata)
+            del body
         if sent is not None:
             await sent(Part(1, stored.version), size)
         return stored
@@ -78,7 +107,8 @@ async def send(
         async with limiter:
             offset = (number - 1) * step
             length = min(step, size - offset)
-            parts[number] = await store.put_part(key, upload, number, await read(offset, length))
+            async with room.take(length):
+                parts[number] = await store.put_part(key, upload, number, await read(offset, length))
             if sent is not None:
                 await sent(parts[number], length)
 

@@ -36,6 +36,8 @@ Content = tuple[Draft | None, StoredObject | None, Attributes]
 
 #: R2 takes one write a second to a key.
 PER_KEY = 1.0
+#: Bytes of bodies on their way at one time.
+IN_MEMORY = 128 << 20
 #: Keys written to at one time.
 AT_ONCE = 8
 #: First and longest wait after a failure, seconds.
@@ -81,6 +83,7 @@ class Uploader:
         self._settled = settled
         self._point = point
         self._single = single
+        self._room = upload.Room(IN_MEMORY)
         self._sending: dict[str, Entry] = {}
         self._fetching: set[int] = set()
         self._last: dict[str, float] = {}
@@ -481,6 +484,7 @@ class Uploader:
                 began=began,
                 sent=sent,
                 single=self._single,
+                room=self._room,
             )
         except NotFound:
             if entry.upload_of == mark and entry.upload is not None:
