@@ -113,16 +113,14 @@ class Media:
 
 
 @contextmanager
-def media() -> Iterator[dict[str, Media]]:
-    """Both folders, mounted: `real` and `generated`."""
-    with tempfile.TemporaryDirectory(prefix="reelfs-fidelity-") as name, ExitStack() as stack:
-        base, found = Path(name), {}
-        for kind, source in (("real", SHARED), ("generated", generated(base / "made"))):
-            (base / kind).mkdir()
-            home = {"HOME": str(base / kind)}
-            made = reelfs(str(source), base / kind, home, "--cache-dir", "none")
-            found[kind] = Media(source, stack.enter_context(made))
-        yield found
+def media(kind: str) -> Iterator[Media]:
+    """A folder of media, mounted: `real` or `generated`."""
+    with tempfile.TemporaryDirectory(prefix="reelfs-fidelity-") as name:
+        base = Path(name)
+        source = SHARED if kind == "real" else generated(base / "made")
+        (base / "mount").mkdir()
+        with reelfs(str(source), base / "mount", {"HOME": name}, "--cache-dir", "none") as made:
+            yield Media(source, made)
 
 
 def unexpected(found: Found) -> list[str]:
@@ -205,7 +203,8 @@ def main() -> int:
     given = parser.parse_args()
     truths, kept, bad = Truths(folder()), Kept(folder() / "found.json", resume=given.resume), 0
     results: dict[str, list[Found]] = {kind: [] for kind in TITLES}
-    with media() as made:
+    with ExitStack() as stack:
+        made = {kind: stack.enter_context(media(kind)) for kind in ("real", "generated")}
         names = [("real", name) for name in real()]
         names += [("generated", path.name) for path in sorted(made["generated"].source.iterdir())]
         for kind, name in names:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # `tests.bench`, not the files in it by their bare names
 
 from tests.bench import (  # noqa: E402
+    clips,
     containers,
     frames,
     gets,
@@ -44,6 +45,7 @@ BENCHES: Mapping[str, Callable[[], list[Row]]] = {
     "frame-progressive": frames.frame_progressive,
     "frame-vs-rclone": frames.frame_vs_rclone,
     "pictures": pictures.frame_pictures,
+    "clips": clips.clips,
     "sequential": sequential.sequential,
     "listing": listing.listing,
     "index": tables.index,
