@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -373,6 +374,31 @@ async def test_a_copy_in_parts_is_of_one_version(running: R2, monkeypatch: pytes
         with pytest.raises(NotFound):
             await store.head(key + " mixed")
         assert await store.uploads(key + " mixed") == {}
+
+
+@trio_test
+async def test_a_target_that_appears_after_the_look_is_not_overwritten(
+    running: R2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R2's own headers on CopyObject say so once more, in the request itself."""
+    key = f"target {next(_names)}"
+    real = r2copy.look
+
+    def look(client: Any, bucket: str, stored: StoredObject, source: str, target: str, *rest: Any) -> Any:
+        seen = real(client, bucket, stored, source, target, *rest)
+        running.fill("bucket", {target: b"theirs"})
+        return seen
+
+    async with guarded(running) as store:
+        first = await store.put(key, SMALL, replaces=None, metadata=TOLD)
+        monkeypatch.setattr(r2copy, "look", look)
+        with pytest.raises(Stale):
+            await store.copy(first, key + " new", replaces=None)
+        theirs = (await store.head(key + " new")).object
+        assert bytes(await store.read(theirs, 0, theirs.size)) == b"theirs"
+        running.fill("bucket", {key + " old": b"old"})
+        with pytest.raises(Stale):
+            await store.copy(first, key + " old", replaces=(await store.head(key + " old")).object)
 
 
 @trio_test

@@ -54,6 +54,7 @@ BENCHES: Mapping[str, Callable[[], list[Row]]] = {
     "request-loop": loop.request_loop,
     "store-get": gets.store_get,
     "store-put": uploads.store_put,
+    "mount-put": uploads.mount_put,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import boto3.s3.transfer
 import trio
 
+from tests.bench import mounted
 from tests.bench.game import folder
 from tests.bench.result import Row, at_least, at_most, figure, middle
 from tests.servers import R2, r2_server
@@ -32,10 +34,7 @@ def store_put() -> list[Row]:
     """
     ours, theirs, cpus, their_cpus = [], [], [], []
     with tempfile.TemporaryDirectory(dir=_roomy()) as room:
-        source = Path(room) / "source"
-        with source.open("wb") as file:
-            for _ in range(SIZE // (16 * MIB)):
-                file.write(os.urandom(16 * MIB))
+        source = _source(Path(room))
         with r2_server(Path(room) / "served") as server:
             server.fill("bucket", {})
             for number in range(ROUNDS):
@@ -110,3 +109,50 @@ def _remove(server: R2, key: str) -> None:
     client = server.client()
     client.delete_object(Bucket="bucket", Key=key)
     client.close()
+
+
+def mount_put() -> list[Row]:
+    """`cp` of 1 GiB into a mount over the same server, and how it is sent then; boto3 in turn, 2 rounds.
+
+    The copy returns once the file is on the local disk and in the journal; it is sent in the background.
+    """
+    copies, ours, theirs = [], [], []
+    peak = extra = 0
+    with tempfile.TemporaryDirectory(dir=_roomy()) as room:
+        source = _source(Path(room))
+        with r2_server(Path(room) / "served") as server:
+            server.fill("bucket", {})
+            for number in range(2):
+                seconds, _ = _theirs(server, source, "theirs")
+                theirs.append(SIZE / seconds / 1e6)
+                _remove(server, "theirs")
+                server.forget()
+                options = ("--read-write", "-o", "write.delay=0")
+                with mounted.reelfs("s3://bucket", Path(room), server.environ, *options) as mount:
+                    began = time.perf_counter()
+                    subprocess.run(["cp", source, mount / f"film {number}.mp4"], check=True)
+                    copies.append(SIZE / (time.perf_counter() - began) / 1e6)
+                    while not server.count("CompleteMultipartUpload"):
+                        time.sleep(0.1)
+                    log = [entry for entry in server.log() if entry.key]
+                    peak = max(peak, mount.peak())
+                at = {entry.operation: entry.at for entry in log}
+                ours.append(SIZE / (at["CompleteMultipartUpload"] - at["CreateMultipartUpload"]) / 1e6)
+                extra = sum(entry.operation != "UploadPart" for entry in log)
+                _remove(server, f"film {number}.mp4")
+    return [
+        at_least("sending of 1 GiB, of boto3's `upload_file`", middle(ours) / middle(theirs), 0.8),
+        at_most("requests beside one a part", extra, 6, exact=True),
+        at_most("most memory of the daemon", peak / MIB, 512, "MiB"),
+        figure("cp", middle(copies), "MB/s"),
+        figure("sent by the mount", middle(ours), "MB/s"),
+        figure("boto3 upload_file", middle(theirs), "MB/s"),
+    ]
+
+
+def _source(room: Path) -> Path:
+    source = room / "source"
+    with source.open("wb") as file:
+        for _ in range(SIZE // (16 * MIB)):
+            file.write(os.urandom(16 * MIB))
+    return source
