@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
-from vfs.errors import AlreadyThere, BadName, IsADirectory, NameTooLong, NotFound, ReadOnly, Unsupported
+from vfs.errors import (
+    AlreadyThere,
+    BadName,
+    IsADirectory,
+    NameTooLong,
+    NotFound,
+    ReadOnly,
+    Stale,
+    Unsupported,
+)
 from vfs.fuse import NAME_MAX, XATTR_PREFIX, Adapter, Look, OpenFile, OpensLayouts
 from vfs.fuse_guard import answered, asker, killable
 from vfs.fuse_loop import Callers
@@ -70,6 +79,7 @@ class WritableAdapter(Adapter):
         self._numbers: dict[int, int] = {}
         session.settled = self._settled
         session.drive.changed_behind = self.invalidate
+        session.drive.taken = self._taken
 
     # -- inodes and entries ------------------------------------------------------------------------------
 
@@ -99,6 +109,13 @@ class WritableAdapter(Adapter):
         number = self._numbers.get(entry.ident)
         if number is not None and not entry.opened:
             self._unbind(entry)
+
+    def _taken(self, entry: Entry, stored: StoredObject) -> None:
+        """A stored file is pending, though no request came for it: its inode stays what it was."""
+        inode = self.inodes.get(self.inodes.number(self._tree.at(entry.key, stored)))
+        if inode is not None:
+            self._bind(inode, entry)
+            self._renew(entry)
 
     def _unbind(self, entry: Entry) -> None:
         number = self._numbers.pop(entry.ident, None)
@@ -399,6 +416,8 @@ class WritableAdapter(Adapter):
             return await super().open(inode.number, flags, ctx)
         if writing:
             stored = self._file(inode)
+            if await self._drive.metadata.is_outlived(stored):
+                raise Stale(f"{stored.key} belongs to another version of its database")
             if entry is not None:
                 self._drive.check_writable(entry)
                 entry.writers += 1

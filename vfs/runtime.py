@@ -178,12 +178,6 @@ async def open_runtime(
             raise Unavailable(
                 f"{settings.source} cannot be reached: check the network and the endpoint ({error})"
             ) from None
-        writing = None
-        if settings.writes:
-            writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader))
-            writing.uploader.watch(status.watch)
-            status.add_file("queue.json", writing.queue_json)
-            status.add_file("conflicts", writing.conflicts_text)
         workers.configure(
             processes=settings.workers.processes,
             memory=settings.workers.memory,
@@ -192,6 +186,12 @@ async def open_runtime(
             isolate=settings.workers.isolate,
         )
         await stack.enter_async_context(workers.open_workers())
+        writing = None
+        if settings.writes:
+            writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader))
+            writing.uploader.watch(status.watch)
+            status.add_file("queue.json", writing.queue_json)
+            status.add_file("conflicts", writing.conflicts_text)
         status.watch("worker_jobs", lambda: dict(workers.jobs))
         status.watch("worker_restarts", lambda: workers.jobs["died"] + workers.jobs["overran"])
 

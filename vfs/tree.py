@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from vfs import names
-from vfs.cache.metadata import FolderMark
+from vfs.cache.metadata import FolderMark, left_over
 from vfs.errors import (
     IsADirectory,
     MediaError,
@@ -248,7 +248,7 @@ class Tree:
             return self._derived(name, node, (), 0.0)
         if (cut := names.split_derived(name)) is None:
             stored = await self._metadata.find(place.prefix, name)
-            if stored is not None:
+            if stored is not None and not await self._metadata.is_left_over(place.prefix, name, stored):
                 return await self._looked_up(place, name, stored)
         else:
             # One LIST tells all: a real key of this very name, the source, and its sidecars.
@@ -289,7 +289,10 @@ class Tree:
         """Stored children, then what the views of the folder list; a failing view hides no stored file."""
         listing = await self._metadata.folder(place.prefix)
         found = {name: self._folder(place.folder(name)) for name in listing.folders}
+        hidden = left_over(listing)
         for name, file in listing.files.items():
+            if name in hidden:
+                continue
             found[name] = self._stored(place, name, file)
             if "@" in name:
                 self._note_collision(place, name, listing.files)

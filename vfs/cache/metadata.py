@@ -21,7 +21,7 @@ import trio
 from vfs import names
 from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
-from vfs.spans import StoredObject
+from vfs.spans import DerivedObject, StoredObject
 from vfs.storage.base import LINK_METADATA, Page, Store, decoded
 
 log = logging.getLogger("vfs.cache.metadata")
@@ -204,6 +204,13 @@ class Metadata:
                     self._add(prefix, {name: found})
                     self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
                     return found
+
+    async def is_left_over(self, prefix: str, name: str, stored: Stored) -> bool:
+        """Whether a stored file is a `-wal`, `-shm` or `-journal` stored beside a database: of another moment
+        than the database, so that nobody must take it for a part of it.
+        """
+        base = _database_of(name, stored)
+        return base is not None and isinstance(await self.find(prefix, base), StoredObject)
 
     async def starting(self, prefix: str, stem: str) -> Folder:
         """The children of a folder whose names start with `stem`: from its listing, else one LIST."""
@@ -469,6 +476,20 @@ class Metadata:
         finally:
             del self._flights[key]
             event.set()
+
+
+def left_over(folder: Folder) -> set[str]:
+    """The names in a listing that are `-wal`, `-shm` and `-journal` files stored beside a database."""
+    found = ((name, _database_of(name, stored)) for name, stored in folder.files.items())
+    return {name for name, base in found if base in folder.files}
+
+
+def _database_of(name: str, stored: Stored) -> str | None:
+    """The database, by its name, that a stored file would lie beside. (What is staged is not stored.)"""
+    named = names.companion(name)
+    if named is None or not isinstance(stored, StoredObject) or isinstance(stored, DerivedObject):
+        return None
+    return named[0] if names.is_database_name(named[0]) else None
 
 
 def _split(key: str) -> tuple[str, str]:

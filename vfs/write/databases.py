@@ -33,6 +33,7 @@ MAGIC = b"SQLite format 3\0"
 _JOURNAL = bytes.fromhex("d9d505f920a163d7")
 _LOG = (bytes.fromhex("377f0682"), bytes.fromhex("377f0683"))
 _LOG_HEADER = 32
+_INDEX = 3007000
 #: Up to this size every entry of every index is looked up in its table, too.
 FULL_CHECK = 64 << 20
 #: Seconds a snapshot may take, and bytes for each second more: slow disks read 20 MB/s.
@@ -66,13 +67,14 @@ def is_database(head: bytes) -> bool:
 def is_companion(kind: str, head: bytes) -> bool:
     """Whether a file named as a companion (`names.companion`) has the content of one, or none yet.
 
-    head: its first bytes. A journal that is not in force begins with zeros.
+    head: its first bytes. A journal that is not in force begins with zeros. An index of a log begins with the
+    version of its format (walformat.html 2.1), in the order of bytes of this machine.
     """
     if kind == "journal":
         return head.startswith(_JOURNAL) or not head[:28].strip(b"\0")
     if kind == "wal":
         return head[:4] in (b"", *_LOG)
-    return True  # -shm: an index of the log, of no fixed form
+    return head[:4] in (_INDEX.to_bytes(4, "little"), _INDEX.to_bytes(4, "big")) or not head.strip(b"\0")
 
 
 def holds_changes(kind: str, size: int, head: bytes) -> bool:
@@ -91,8 +93,9 @@ def snapshot(database: str, wal: str | None, journal: str | None, out: str) -> S
     """Make `out` of a database and what lies beside it: one file, complete, checked, on the disk.
 
     The three are looked at as they are at one instant: nobody may be writing to them. out: a path in a folder
-    that is the caller's own; nothing but the file is left there. The journal mode in the header stays as it
-    was. Raises Damaged when SQLite finds it malformed, Unfinished, ReelfsError (no room, no access).
+    that is the caller's own, of no file or an empty one; nothing but the file is left there. The journal mode
+    in the header stays as it was. Raises Damaged when SQLite finds it malformed, Unfinished, ReelfsError (no
+    room, no access).
     """
     merged = False
     with _cleared(out):
@@ -217,7 +220,7 @@ def _cleared(out: str) -> Iterator[None]:
 
 def _copy(source: str, target: str) -> None:
     """Sharing blocks where the file system can."""
-    with open(source, "rb") as old, open(target, "xb", opener=_private) as new:
+    with open(source, "rb") as old, open(target, "wb", opener=_private) as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError as error:

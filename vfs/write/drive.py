@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import trio
 
+from vfs import names
 from vfs.cache.metadata import FolderMark, Stored
 from vfs.errors import (
     AlreadyThere,
@@ -27,13 +28,14 @@ from vfs.errors import (
     Stale,
 )
 from vfs.spans import StoredObject
+from vfs.write import companions, databases
 from vfs.write.attributes import Attributes
 from vfs.write.book import NOTHING, Book
 from vfs.write.files import Files
 from vfs.write.journal import MAX_NOTES, Journal
 from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Kind, StagedObject
-from vfs.write.rules import Rules, database_of
+from vfs.write.rules import Rules
 from vfs.write.staging import Draft, Staging
 
 log = logging.getLogger("vfs.write")
@@ -81,6 +83,8 @@ class Drive:
         self._dropped: set[int] = set()
         #: What happened to writes that lost a race or were cut off: `path`, `kept`, `why`, `time`.
         self.conflicts: list[dict[str, str]] = journal.notes("conflict")
+        #: Told of a stored file that becomes pending though nobody writes to it: a part of it lies beside it.
+        self.taken: Callable[[Entry, StoredObject], object] = lambda entry, stored: None
         #: Told of a name that is another by now, and nobody asked for that: a write that lost a race.
         self.changed_behind: Callable[[str], None] = lambda key: None
         files.crowded = self._crowded
@@ -113,12 +117,18 @@ class Drive:
         """A new empty file, open for writing. Raises AlreadyThere, ReadOnly, BadName, NoRoom."""
         await self._check_new(folder, name)
         key = folder + name
-        if await self.metadata.find(folder, name) is not None:
+        found = await self.metadata.find(folder, name)
+        if found is not None and not await self.metadata.is_left_over(folder, name, found):
             raise AlreadyThere(f"{key} is there already")
-        local = await self._is_companion(folder, name)
+        database = await self._database_of(folder, name)
+        outlived = self.pending.active(key)
+        if found is None and outlived is not None and outlived.local:
+            self._unname(outlived)
         self._check_free(folder, name)
         entry = self.entry(key, Kind.FILE, attributes=self._now(attributes), base=self._base(key, None))
-        entry.local = local
+        entry.local = database is not None
+        if database is not None and not isinstance(database, StagedObject):
+            entry.stands_on = database.version
         entry.live = self.files.staging.create().hold()
         entry.dirty, entry.writers = True, 1
         self._put(entry)
@@ -179,6 +189,8 @@ class Drive:
                 if self._opened.get(entry.key) is entry:
                     del self._opened[entry.key]
                 self._wake(entry)
+                if entry.local and self.pending.get(entry.key) is entry:
+                    await self._closed_beside(entry)
             self.tidy(entry)
 
     def tidy(self, entry: Entry) -> None:
@@ -452,6 +464,7 @@ class Drive:
             moved.local, moved.waiting = local, False
             if moved.is_ready():
                 self.files.enqueue(moved)
+        changed += self._move_beside(old, new)
         await self._commit(changed)
         await self._keep_folder(_split(old)[0])
         return replaced
@@ -511,11 +524,11 @@ class Drive:
         # From here on nothing waits until all of it is done.
         self._last += 1
         batch, changed = self._last, []
-        names = dict.fromkeys(there)
-        names |= dict.fromkeys(e.key for e in self.pending.below(old) if e.settled is None)
-        names |= dict.fromkeys(key for key in self._opened if key.startswith(old))
+        keys = dict.fromkeys(there)
+        keys |= dict.fromkeys(e.key for e in self.pending.below(old) if e.settled is None)
+        keys |= dict.fromkeys(key for key in self._opened if key.startswith(old))
         folders = {old}
-        for key in names:
+        for key in keys:
             entry, stored = self.pending.active(key), there.get(key)
             if entry is not None and entry.kind is Kind.GONE:
                 continue
@@ -604,7 +617,7 @@ class Drive:
         entry.key, entry.base, entry.batch = self._beside(key, "conflict"), None, 0
         log.warning("%s: another file has this name; what was written here is kept as %s", key, entry.key)
 
-    async def conflict(self, entry: Entry, why: str) -> None:
+    async def conflict(self, entry: Entry, why: str, word: str = "conflict") -> None:
         """Somebody else was faster: what was to be written becomes a file of another name."""
         key = entry.key
         self.abandon(entry)
@@ -613,14 +626,28 @@ class Drive:
             del self._opened[key]
         self.pending.discard(key)
         self.metadata.forget(key)
-        entry.key, entry.base = self._beside(key, "conflict"), None
+        entry.key, entry.base = self._beside(key, word), None
         entry.batch = 0
         self._put(entry)
+        moved = self._move_beside(key, entry.key)
         self.files.enqueue(entry)
         self.changed_behind(key)
-        await self._commit([entry])
+        await self._commit([entry, *moved])
         await self._report({"path": key, "kept": entry.key, "why": why, "time": _stamp()})
         log.warning("%s: %s; what was written here is kept as %s", key, why, entry.key)
+
+    async def damaged(self, entry: Entry, why: str) -> None:
+        """A database that is not whole replaces nothing: it becomes a file of another name, as it is, and so
+        does what lies beside it.
+        """
+        if entry.base is not None:
+            await self.conflict(entry, why, "damaged")
+        entry.whole = True
+        others = [one for kind, one in companions.beside(self.pending, entry.key).items() if kind != "shm"]
+        for one in others:
+            one.local = False
+            self.files.enqueue(one)
+        await self._commit([entry, *others])
 
     async def not_removed(self, entry: Entry, why: str) -> None:
         """What was to be removed is another version by now: it stays."""
@@ -659,7 +686,7 @@ class Drive:
         tail = f"{dot}{extension}"
         for count in range(1000):
             again = f" {count + 1}" if count else ""
-            mark = f" ({word} {_stamp()} {_host()}{again})"
+            mark = f" ({word} {_stamp()} {host()}{again})"
             kept = stem.encode("utf-8", "surrogateescape")[: 255 - len((mark + tail).encode())]
             candidate = kept.decode("utf-8", "ignore") + mark + tail
             if self.pending.get(folder + candidate) is None:
@@ -697,12 +724,27 @@ class Drive:
             self._put(entry)
             files += entry.waiting
             total += entry.size
+        await self._recover_databases()
         await self._commit(entry for entry in changed if self.pending.get(entry.key) is entry)
         for of, key in kept:
             await self._report({"path": of, "kept": key, "why": "it was being written", "time": _stamp()})
         for number in set() if strange else set(staging.numbers()) - self.drafts.keys():
             staging.remove(number)
         return Recovered(files, total, tuple(key for _, key in kept))
+
+    async def _recover_databases(self) -> None:
+        """Which parts belong together is known when all are there."""
+        for entry in self.pending:
+            if entry.kind is Kind.FILE and not entry.local and entry.waiting and entry.whole:
+                entry.whole = not companions.unfinished(self.pending, entry.key)
+        for entry in self.pending:
+            if entry.local:
+                try:
+                    await self._closed_beside(entry)
+                except ReelfsError as error:
+                    log.warning(
+                        "%s: what is left of a crash is looked at when it is opened: %s", entry.key, error
+                    )
 
     async def _is_whole(self, entry: Entry, staging: Staging) -> bool:
         """Whether what a row names is there; a machine that lost power may have lost its last commits."""
@@ -736,9 +778,10 @@ class Drive:
 
     def _is_database(self, entry: Entry) -> bool:
         """SQLite makes its file whole again by itself, from what lies beside it."""
-        if entry.local:
-            return True
         content = entry.live or entry.draft
+        if entry.local and content is not None:
+            content.salvage()
+            return True
         if content is None or content.missing(0, content.size):
             return False  # what the journal says of a file that is not all here may be older than the file
         content.salvage()
@@ -781,10 +824,72 @@ class Drive:
             return ()
         return [*listing.files, *listing.folders]
 
+    # -- databases --------------------------------------------------------------------------------------
+
     async def _is_companion(self, folder: str, name: str) -> bool:
-        """A file that SQLite keeps beside a database: nothing of it is ever sent."""
-        base = database_of(name)
-        return base is not None and isinstance(await self.metadata.find(folder, base), StoredObject)
+        """A file that SQLite keeps beside a database (or an empty file): nothing of it is ever sent."""
+        return await self._database_of(folder, name) is not None
+
+    async def _database_of(self, folder: str, name: str) -> StoredObject | None:
+        """The file that SQLite would keep a file of this name beside, if it is a database, or empty."""
+        named = names.companion(name)
+        found = await self.metadata.find(folder, named[0]) if named is not None else None
+        if not isinstance(found, StoredObject):
+            return None
+        head = await self.files.head(found, 16)
+        return found if databases.is_database(head) or not head else None
+
+    async def _closed_beside(self, entry: Entry) -> None:
+        """Nobody writes to a local file any more: it turns out to be none, or has a part of its database."""
+        folder, name = entry.folder, entry.name
+        named = names.companion(name)
+        base = await self.metadata.find(folder, named[0]) if named is not None else None
+        is_of_another = base is not None and await self._database_of(folder, name) is None
+        if is_of_another or not companions.is_like_one(entry):
+            entry.local = False
+            self.files.enqueue(entry)
+            await self._commit([entry])
+        elif entry.sent is None and companions.holds_changes(entry) and isinstance(base, StoredObject):
+            await self._unsettle(base)
+
+    async def _unsettle(self, stored: StoredObject) -> None:
+        """A database has changed by what lies beside it: it is to be sent, with that."""
+        entry = await self.open(stored)
+        entry.writers -= 1
+        self._opened.pop(entry.key, None)
+        self.taken(entry, stored)
+        entry.whole, entry.sent = False, None
+        entry.attributes = self._now(entry.attributes)
+        if self.pending.active(entry.key) is not entry:
+            entry.settled = entry.stored = None
+            self._put(entry)
+        if entry.is_ready():
+            self.files.enqueue(entry)
+        await self._commit([entry])
+
+    def _move_beside(self, old: str, new: str) -> list[Entry]:
+        """What belongs to a database goes where it goes."""
+        moved = []
+        for kind, entry in companions.beside(self.pending, old).items():
+            if self.pending.active(f"{new}-{kind}") is None:
+                self.pending.discard(entry.key)
+                self.changed_behind(entry.key)
+                entry.key, entry.stands_on = f"{new}-{kind}", ""
+                self._put(entry)
+                moved.append(entry)
+        return moved
+
+    async def arrived(self, key: str, stored: StoredObject, parts: Collection[Draft]) -> None:
+        """The store has a database, with what was in these drafts beside it."""
+        beside = companions.beside(self.pending, key).values()
+        for entry in beside:
+            entry.stands_on = stored.version
+            if entry.live is None and entry.draft in parts:
+                entry.sent = stored
+        if beside:
+            await self.journal.put([entry.row() for entry in beside])
+
+    # -- steps -------------------------------------------------------------------------------------------
 
     def _now(self, attributes: Attributes) -> Attributes:
         return replace(attributes, mtime_ns=time.time_ns())
@@ -851,7 +956,11 @@ def _stamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
 
 
-def _host() -> str:
+def host() -> str:
+    """The name of this machine, as it can stand in a file name and in metadata."""
     import socket
 
-    return "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())[:40] or "host"
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in socket.gethostname())[:40]
+        or "host"
+    )

@@ -17,6 +17,7 @@ import trio
 from vfs.cache.intervals import Range
 from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
+from vfs.write import companions
 from vfs.write.journal import Journal
 from vfs.write.pending import Entry, Pending
 from vfs.write.staging import Draft, Staging
@@ -90,8 +91,14 @@ class Files:
         finally:
             content.release()
 
+    async def head(self, stored: StoredObject, length: int) -> bytes:
+        """The first bytes of a file, staged or not."""
+        length = min(length, stored.size)
+        return await self._reader.fetch(Layout((Extent(stored, 0, length),))) if length else b""
+
     async def write(self, entry: Entry, offset: int, data: bytes) -> None:
         """Change bytes. Raises NoRoom; then nothing of the file is lost."""
+        await self._all_of_database(entry)
         async with entry.lock:
             live = await self._live(entry)
             await self._soil(entry)
@@ -100,6 +107,8 @@ class Files:
 
     async def truncate(self, entry: Entry, size: int) -> None:
         """Cut off, or grow by zeros."""
+        if size:
+            await self._all_of_database(entry)
         async with entry.lock:
             if size == 0 and not entry.local:
                 live = self._fresh(entry)
@@ -109,6 +118,14 @@ class Files:
             await self._on_disk(0, live.truncate, size)
             self._touch(entry)
 
+    async def _all_of_database(self, entry: Entry) -> None:
+        """A database is here whole before it is changed, while the store has this version of it."""
+        if not companions.is_part(self._pending, entry):
+            return
+        async with entry.lock:
+            live = await self._live(entry)
+        await self.fill(entry, live)
+
     async def _soil(self, entry: Entry) -> None:
         """Before bytes change: what the journal says of this file is not the whole truth any more."""
         live = entry.live
@@ -116,7 +133,8 @@ class Files:
         noted = live.number in self._noted
         before = entry.dirty
         entry.dirty = True
-        if self._is_named(entry) and (not before if noted else live.size >= NOTED_FROM):
+        at_once = live.size >= NOTED_FROM or companions.is_part(self._pending, entry)
+        if self._is_named(entry) and (not before if noted else at_once):
             try:
                 await self._journal.put([entry.row()], keep=False)
             except ReelfsError:
@@ -205,6 +223,7 @@ class Files:
         entry.draft, entry.live = entry.live, None
         entry.draft.seal()
         entry.origin = entry.sent = None
+        entry.whole = not companions.unfinished(self._pending, entry.key)
         self.enqueue(entry)
 
     def enqueue(self, entry: Entry) -> None:
@@ -224,6 +243,16 @@ class Files:
                 if self._is_named(entry):
                     await self._journal.put([entry.row()], durable=True)
         return entry.draft if entry.waiting else None
+
+    async def as_it_is(self, entry: Entry) -> Draft:
+        """What is staged of a file, as a draft nobody writes to; to be released. The caller has the lock of
+        the entry.
+        """
+        content = entry.content
+        assert content is not None
+        if content is not entry.live:
+            return content.hold()
+        return (await trio.to_thread.run_sync(content.copy, limiter=self._threads)).hold()
 
     def drop(self, entry: Entry) -> None:
         """Nobody can reach it any more, or what the store has is the same: its drafts go."""

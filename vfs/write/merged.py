@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from vfs import names
 from vfs.cache.metadata import FOLDER, MAX_POINTS, Folder, FolderMark, Metadata, Stored
 from vfs.errors import NotFound
 from vfs.spans import StoredObject
@@ -41,10 +42,20 @@ class MergedMetadata(Metadata):
         if self.is_gone(prefix):
             return None
         known = self._pending(prefix, name)
-        if known is not _UNKNOWN:
+        if known is not _UNKNOWN and not await self.is_outlived(known):
             found: Stored | None = known
             return found
         return await super().find(prefix, name)
+
+    async def is_outlived(self, found: Stored | None) -> bool:
+        """Whether a local file lies beside another version of its database than the one it belongs to: what
+        it had for that one was sent with it.
+        """
+        if not isinstance(found, StagedObject) or not found.entry.local or not found.entry.stands_on:
+            return False
+        named = names.companion(found.entry.name)
+        now = await self.find(found.entry.folder, named[0]) if named is not None else None
+        return _is_other(now, found.entry)
 
     async def starting(self, prefix: str, stem: str) -> Folder:
         """The merged children whose names start with `stem`."""
@@ -180,10 +191,20 @@ class MergedMetadata(Metadata):
                 merged.files.pop(name, None)
                 if entry.kind is not Kind.GONE:
                     merged.files[name] = entry.object()
+        for entry in entries:
+            named = names.companion(entry.name) if entry.local and entry.stands_on else None
+            if named is not None and _is_other(merged.files.get(named[0]), entry):
+                merged.files.pop(entry.name, None)
         merged.folders.update(implied)
         for name in merged.folders & merged.files.keys():
             merged.shadowed[name] = merged.files.pop(name)
         return merged
+
+
+def _is_other(database: Stored | None, entry: Entry) -> bool:
+    """Whether a stored database is not the version that a local file belongs to."""
+    stored = isinstance(database, StoredObject) and not isinstance(database, StagedObject)
+    return stored and database.version != entry.stands_on  # type: ignore[union-attr]
 
 
 _UNKNOWN: Any = object()

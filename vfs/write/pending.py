@@ -47,6 +47,8 @@ class Entry:
     sealed), else of `origin` (bytes of a stored object, perhaps under another key). stored: what the store
     made of it, once it is settled. since: Unix seconds since when it waits. due: clock seconds before which
     it is left alone. sent: the object the current draft is in, under whatever key.
+    whole: nothing that lay beside it when it was closed belongs to it (see `companions`). stands_on: of a
+    local file, the version of the database it lies beside, "" while that is pending itself.
     batch: entries of one folder's move; what they leave behind goes when all have arrived. moved: what was
     under this key is under another one. asks: what its origin is besides its bytes is asked for before it is
     sent.
@@ -62,6 +64,8 @@ class Entry:
     origin: StoredObject | None = None
     local: bool = False  # never sent: companions of a database
     waiting: bool = False  # something is to be sent
+    whole: bool = True
+    stands_on: str = ""
     batch: int = 0
     moved: bool = False
     asks: bool = False
@@ -175,6 +179,8 @@ class Entry:
             "live": _draft_to(self.live),
             "origin": object_to(self.origin),
             "local": self.local,
+            "whole": self.whole,
+            "stands_on": self.stands_on,
             "waiting": self.waiting,
             "batch": self.batch,
             "moved": self.moved,
@@ -202,6 +208,7 @@ class Entry:
         entry.attributes = Attributes.from_json(told["attributes"])
         entry.origin = object_from(told["origin"])
         entry.local, entry.waiting = bool(told["local"]), bool(told["waiting"])
+        entry.whole, entry.stands_on = bool(told.get("whole", True)), str(told.get("stands_on", ""))
         entry.moved, entry.asks = bool(told["moved"]), bool(told.get("asks"))
         entry.batch, entry.since = int(told["batch"]), float(told["since"])
         entry.starting, entry.upload, entry.upload_of = told["starting"], told["upload"], told["upload_of"]

@@ -14,8 +14,6 @@ from vfs.storage.localwrite import UPLOADS
 MAX_KEY = 1024
 #: Where what was deleted waits (below the mounted prefix).
 TRASH = ".reelfs-trash"
-#: The endings of files SQLite keeps beside a database while it is open.
-COMPANIONS = ("-journal", "-wal", "-shm")
 
 
 class Rules:
@@ -91,11 +89,3 @@ class Rules:
                 "more are refused until it is over (write.max_deletes_per_minute)"
             )
         self._deletes.append(now)
-
-
-def database_of(name: str) -> str | None:
-    """The database a companion's name belongs to, or None."""
-    for ending in COMPANIONS:
-        if name.endswith(ending) and len(name) > len(ending):
-            return name.removesuffix(ending)
-    return None

@@ -18,7 +18,7 @@ from vfs.cache.metadata import Metadata
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
 from vfs.units import visible
-from vfs.write import trash
+from vfs.write import companions, trash
 from vfs.write.book import Book
 from vfs.write.drive import Drive, Recovered
 from vfs.write.files import Fetches, Files
@@ -51,6 +51,8 @@ class WriteSession:
         await self.drive.files.flush(entry)
         if not self._fsync_to_store or entry.local or not entry.key:
             return
+        if companions.unfinished(self.drive.pending, entry.key):
+            return  # SQLite asks for this in the middle of a transaction; what it is then is for nobody else
         draft = await self.drive.files.sealed(entry)
         if draft is not None:
             await self.uploader.wait_for(entry, draft)

@@ -239,6 +239,8 @@ class Staging:
                 f"{folder} is in use by another mount of this source that writes: "
                 "unmount that one, or give this one a cache_dir of its own"
             ) from None
+        for stray in folder.glob("[0-9]*-*"):  # of a snapshot of a database that was cut off
+            stray.unlink()
         self._last = max(self.numbers(), default=0)
 
     def numbers(self) -> Iterator[int]:
@@ -264,6 +266,10 @@ class Staging:
             return os.open(self.folder / str(number), os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise ReelfsError(f"staged file {number}: {error.strerror}") from error
+
+    def path(self, draft: Draft) -> str:
+        """Where a draft is, for a process that reads it."""
+        return str(self.folder / str(draft.number))
 
     def remove(self, number: int) -> None:
         """A draft is not needed any more; after a crash it would be as long as the journal names it."""

@@ -8,23 +8,26 @@ something else is still to be copied from it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import trio
 
-from vfs.errors import DeadlineExceeded, NotFound, ReelfsError, Stale
+from vfs.errors import Damaged, DeadlineExceeded, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Body, ObjectDetails, Part, Store
-from vfs.write import trash
+from vfs.write import companions, databases, trash
 from vfs.write.attributes import Attributes
-from vfs.write.drive import Drive
+from vfs.write.drive import Drive, host
 from vfs.write.pending import Entry, Kind
 from vfs.write.staging import Draft
 
@@ -309,43 +312,57 @@ class Uploader:
 
     async def _store_file(self, entry: Entry) -> None:
         await self._ask(entry)
+        try:
+            await self._store_content(entry)
+        except Damaged as error:
+            await self.drive.damaged(entry, str(error))
+
+    async def _store_content(self, entry: Entry) -> None:
         key, base, draft = entry.key, entry.base, entry.draft
         content = _content(entry)
         source = entry.sent or (entry.origin if draft is None and entry.kind is Kind.FILE else None)
-        if draft is not None:
-            draft.hold()
-        try:
-            metadata = await self._metadata(entry, base)
-            if entry.trying not in (None, draft, source):
-                await self._resolve(entry)
-            if draft is not None and not await self._make_whole(entry, draft):
-                return
-            if (entry.key, entry.base, _content(entry)) != (key, base, content):
-                return  # something else is to be sent by now
-            entry.try_(draft or source)
-            await self.drive.journal.put([entry.row()])
-            if (entry.key, entry.base, _content(entry)) != (key, base, content):
-                return
-            self._point("put")
-            stored = await self._copied(source, key, base, metadata) if source is not None else None
-            if stored is None:
-                if draft is None and entry.kind is Kind.FILE and source is not None:
-                    stored = await self._is_told(key, source.size, metadata)
-                    if stored is None:
-                        await self._lost(entry, source)
-                        return
-                else:
-                    stored = await self._put(entry, key, base, draft, metadata)
-        except (Stale, NotFound):
-            found = await self._refused(entry, key, base, draft or source)
-            if found is None:
-                return
-            stored = found
-        finally:
+        if not entry.whole:
+            source = None
+        body = companions.Body(draft)
+        async with AsyncExitStack() as stack:
             if draft is not None:
-                draft.release()
-        self._point("sent")
-        await self._arrived(entry, key, stored, content, replace(entry.attributes, user=_user(metadata)))
+                stack.callback(draft.hold().release)
+            try:
+                if draft is not None and not await self._make_whole(entry, draft):
+                    return
+                if source is None:
+                    whole = companions.body(self.drive.files, self.drive.pending, entry)
+                    body = await stack.enter_async_context(whole)
+                metadata = await self._metadata(entry, base, numbered=source is None)
+                if entry.trying not in (None, draft, source):
+                    await self._resolve(entry)
+                if (entry.key, entry.base, _content(entry)) != (key, base, content):
+                    return  # something else is to be sent by now
+                entry.try_(body.draft or source)
+                await self.drive.journal.put([entry.row()])
+                if (entry.key, entry.base, _content(entry)) != (key, base, content):
+                    return
+                self._point("put")
+                stored = await self._copied(source, key, base, metadata) if source is not None else None
+                if stored is None:
+                    if draft is None and entry.kind is Kind.FILE and source is not None:
+                        stored = await self._is_told(key, source.size, metadata)
+                        if stored is None:
+                            await self._lost(entry, source)
+                            return
+                    else:
+                        stored = await self._put(entry, key, base, body.draft, metadata)
+            except (Stale, NotFound):
+                found = await self._refused(entry, key, base, body.draft or source)
+                if found is None:
+                    return
+                stored = found
+            self._point("sent")
+            told = replace(entry.attributes, user=_user(metadata))
+            await self.drive.arrived(key, stored, body.parts)
+            await self._arrived(entry, key, stored, content, told)
+            if body.parts and entry.settled is not None:
+                self.drive.files.drop_settled(entry)  # what is staged is not all of it
 
     async def _make_whole(self, entry: Entry, draft: Draft) -> bool:
         """Fetch what is missing of what is to be sent, and of what is being written on top of it: what they
@@ -409,16 +426,19 @@ class Uploader:
         except NotFound:
             return None
 
-    async def _metadata(self, entry: Entry, base: StoredObject | None) -> dict[str, str]:
-        """Of the file; what the object that it replaces has besides is kept."""
-        attributes = entry.attributes
-        if base is not None and not attributes.user:
-            try:
+    async def _metadata(self, entry: Entry, base: StoredObject | None, *, numbered: bool) -> dict[str, str]:
+        """Of the file; what the object that it replaces has besides is kept. numbered: a database has other
+        bytes than that one, so another version, too.
+        """
+        attributes, before = entry.attributes, Attributes()
+        is_database = numbered and companions.is_database(entry)
+        if base is not None and (is_database or not attributes.user):
+            with contextlib.suppress(Stale):  # the write itself will say so
                 before = await self.drive.book.ask(base)
-                attributes = replace(attributes, user=before.user)
-            except Stale:
-                pass  # the write itself will say so
-        return attributes.metadata()
+        user = attributes.user or before.user
+        if is_database:
+            user = _numbered(user, before.user if base is not None else None, attributes.mtime_ns)
+        return replace(attributes, user=user).metadata()
 
     async def _copied(
         self, source: StoredObject, key: str, base: StoredObject | None, metadata: Mapping[str, str]
@@ -725,6 +745,20 @@ def _content(entry: Entry) -> Content:
 
 def _user(metadata: Mapping[str, str]) -> Mapping[str, str]:
     return Attributes.of(metadata).user
+
+
+def _numbered(
+    user: Mapping[str, str], before: Mapping[str, str] | None, mtime_ns: int | None
+) -> Mapping[str, str]:
+    """Metadata of a database: the version after the one it replaces, who wrote it, and when (the same at
+    each attempt). before: of what it replaces, None for nothing: then it keeps the number it has.
+    """
+    if before is None and databases.VERSION in user:
+        return user
+    number = {databases.VERSION: before[databases.VERSION]} if before and databases.VERSION in before else {}
+    rest = {name: text for name, text in user.items() if name != databases.VERSION}
+    written = datetime.fromtimestamp((mtime_ns or time.time_ns()) // 10**9, UTC)
+    return databases.next_metadata(rest | number, writer=f"{host()}/reelfs", now=written)
 
 
 def _askers(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
