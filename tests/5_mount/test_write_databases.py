@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import sqlite3
@@ -341,3 +342,34 @@ def test_a_database_made_on_the_mount(drive: WrittenMount, bucket: Bucket) -> No
         assert bucket.rows("SELECT n FROM t", f"{mode}.any") == [5]
         assert bucket.metadata(f"{mode}.any")["db-version"] == "1"
     assert bucket.stored() == [KEY, "delete.any", "wal.any"]
+
+
+# -- reading ------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_read_is_one_version(drive: WrittenMount, bucket: Bucket, tmp_path: Path) -> None:
+    """Whatever is stored in the bucket meanwhile, beside it, too."""
+    old = bucket.body()
+    bucket.put(b"of another moment", key=f"{KEY}-wal")
+    reading = os.open(drive / KEY, os.O_RDONLY)
+    try:
+        first = os.pread(reading, 4096, 0)
+        with closing(sqlite3.connect(tmp_path / "made.sqlite", isolation_level=None)) as theirs:
+            theirs.execute("INSERT INTO t (writer, body) VALUES (1, 'theirs')")
+        bucket.put((tmp_path / "made.sqlite").read_bytes())
+        try:
+            rest = os.pread(reading, 1 << 20, 4096)
+        except OSError as error:
+            assert error.errno == errno.ESTALE
+        else:
+            assert first + rest == old
+    finally:
+        os.close(reading)
+    arrives(lambda: (drive / KEY).read_bytes() != old)
+    assert rows(drive / KEY, "SELECT body FROM t") == ["theirs"]
+    assert os.listdir(drive / "a") == ["database.sqlite"]
+    with closing(opened(drive / KEY, "wal")) as connection:  # makes a log of its own of that name
+        connection.execute("INSERT INTO t (writer, body) VALUES (1, 'ours')")
+    drive.unmount()
+    assert bucket.rows("SELECT body FROM t") == ["theirs", "ours"]
+    assert bucket.body(f"{KEY}-wal") == b"of another moment"
