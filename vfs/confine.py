@@ -61,13 +61,16 @@ _DEVICES_WRITE = ("/dev/null", "/dev/dri")
 # linux/landlock.h: LANDLOCK_ACCESS_FS_* of each ABI, as bits; handled = refused unless a rule allows it.
 _FS_EXECUTE, _FS_WRITE_FILE, _FS_READ_FILE, _FS_READ_DIR, _FS_IOCTL_DEV = 1, 2, 4, 8, 1 << 15
 _FS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+#: Regular files: read, list, write, truncate, create, remove.
+_FS_FILES = _FS_READ_FILE | _FS_READ_DIR | _FS_WRITE_FILE | 1 << 14 | 1 << 8 | 1 << 5
 _NET_TCP = 3  # bind and connect, from ABI 4
 _SCOPE_SIGNAL = 2  # from ABI 6
 
 
-def confine() -> tuple[str, ...]:
+def confine(folder: str | None = None) -> tuple[str, ...]:
     """Give up what this process does not need; must be called while it has one thread.
 
+    folder: the one in which files may be read, written, created and removed.
     The names of what holds from now on: `files`, `system calls`. Empty where the kernel has neither.
     """
     done = []
@@ -77,7 +80,7 @@ def confine() -> tuple[str, ...]:
     machine = platform.machine()
     if sys.maxsize <= 1 << 32 or machine not in _ARCHITECTURES:
         return ()
-    if _restrict_files(libc, readable()):
+    if _restrict_files(libc, readable(), folder):
         done.append("files")
     if _filter_calls(libc, *_ARCHITECTURES[machine]):
         done.append("system calls")
@@ -99,8 +102,10 @@ def readable() -> tuple[str, ...]:
     return tuple(path for path in sorted({*code, *_SYSTEM, *_DEVICES_READ}) if os.path.exists(path))
 
 
-def _restrict_files(libc: ctypes.CDLL, paths: Iterable[str]) -> bool:
-    """Landlock: `paths` may be read, nothing may be written, no TCP. False where the kernel has it not."""
+def _restrict_files(libc: ctypes.CDLL, paths: Iterable[str], folder: str | None = None) -> bool:
+    """Landlock: `paths` may be read, nothing but `folder` may be written, no TCP. False where the kernel has
+    it not.
+    """
     abi = landlock_abi()
     if abi < 1:
         return False
@@ -117,6 +122,8 @@ def _restrict_files(libc: ctypes.CDLL, paths: Iterable[str]) -> bool:
             _allow(
                 libc, rules, path, (_FS_READ_FILE | _FS_WRITE_FILE | _FS_READ_DIR | _FS_IOCTL_DEV) & handled
             )
+        if folder is not None:
+            _allow(libc, rules, folder, _FS_FILES & handled)
         return bool(libc.syscall(_CALLS["landlock_restrict_self"][0], rules, 0) == 0)
     finally:
         os.close(rules)

@@ -24,7 +24,7 @@ from typing import Any
 import trio
 import xxhash
 
-from vfs import names, transfer, workers
+from vfs import names, transfer
 from vfs.dbfolder import Folder, Note, digest_of
 from vfs.errors import ConfigError, Damaged, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
@@ -33,7 +33,7 @@ from vfs.storage.base import Store
 from vfs.terminal import in_trio, progress_bar
 from vfs.transfer import Progress, Remote
 from vfs.userdata import DATABASE, SCHEMA
-from vfs.write import databases
+from vfs.write import databases, dbprocess
 
 #: How often a change of nothing but metadata is followed before it counts as another version.
 _MOST_MOVES = 3
@@ -130,13 +130,8 @@ class Session:
         if not (folder.beside("wal") or folder.beside("journal")) and self._is_as_fetched(folder.file):
             return False
         folder.out.unlink(missing_ok=True)
-        await workers.in_worker(
-            databases.snapshot,
-            str(folder.file),
-            folder.beside("wal"),
-            folder.beside("journal"),
-            str(folder.out),
-            deadline=databases.seconds(folder.file.stat().st_size),
+        await dbprocess.snapshot(
+            str(folder.file), folder.beside("wal"), folder.beside("journal"), str(folder.out)
         )
         return not self._is_as_fetched(folder.out)
 

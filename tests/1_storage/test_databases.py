@@ -13,11 +13,13 @@ from pathlib import Path
 
 import apsw
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vfs.errors import Damaged, ReelfsError
-from vfs.write import databases
+from vfs.confine import landlock_abi
+from vfs.errors import Damaged, ReelfsError, WorkerFailed
+from vfs.write import databases, dbprocess
 from vfs.write.databases import Snapshot, Unfinished
 
 ENDINGS = ("", "-wal", "-journal")
@@ -351,3 +353,37 @@ def test_versions_only_go_up_and_nothing_is_lost(before: dict[str, str]) -> None
     assert {k: v for k, v in again.items() if k not in stamps} == {
         k: v for k, v in before.items() if k not in stamps
     }
+
+
+# -- in a process of its own --------------------------------------------------------------------------------
+
+
+def test_the_process_has_one_folder_and_says_what_is_wrong(source: Path, tmp_path: Path) -> None:
+    with closing(opened(source, "wal")) as writer:
+        writer.execute("INSERT INTO t VALUES (1, x'01')")
+        cut = Cut.of(source, tmp_path / "cut")
+    out = cut.path.with_name("out")
+    out.touch()
+
+    async def main() -> None:
+        made = await dbprocess.snapshot(str(cut.path), cut.beside("-wal"), None, str(out))
+        assert made == Snapshot(out.stat().st_size, merged=True)
+        await dbprocess.check(str(out))
+        os.truncate(out, 4096)
+        with pytest.raises(Damaged, match="damaged"):
+            await dbprocess.check(str(out))
+        with pytest.raises(ReelfsError, match="No such file"):
+            await dbprocess.snapshot(str(cut.path), None, None, str(tmp_path / "none" / "out"))
+        if landlock_abi():
+            with pytest.raises(ReelfsError, match="Permission denied"):
+                await dbprocess.snapshot(str(cut.path), None, None, str(tmp_path / "elsewhere"))
+
+    trio.run(main)
+
+
+def test_a_database_that_keeps_sqlite_busy_is_given_up(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(opened(source, "delete")) as writer:
+        writer.executemany("INSERT INTO t VALUES (?, ?)", [(n, os.urandom(500)) for n in range(200)])
+    monkeypatch.setattr(databases, "LEAST_SECONDS", 0.01)
+    with pytest.raises(WorkerFailed, match="within"):
+        trio.run(dbprocess.check, str(source))

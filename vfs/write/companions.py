@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vfs import names, workers
+from vfs import names
 from vfs.errors import Damaged
-from vfs.write import databases
+from vfs.write import databases, dbprocess
 from vfs.write.pending import Entry, Kind, Pending
 from vfs.write.staging import Draft
 
@@ -95,13 +95,8 @@ async def body(files: Files, pending: Pending, entry: Entry) -> AsyncIterator[Bo
         made = files.staging.create().hold()
         stack.callback(made.release)
         paths = {kind: files.staging.path(part) for kind, part in parts.items()}
-        done = await workers.in_worker(
-            databases.snapshot,
-            paths[""],
-            paths.get("wal"),
-            paths.get("journal"),
-            files.staging.path(made),
-            deadline=databases.seconds(sum(part.size for part in parts.values())),
+        done = await dbprocess.snapshot(
+            paths[""], paths.get("wal"), paths.get("journal"), files.staging.path(made)
         )
         made.size = done.size
         made.seal()
@@ -112,8 +107,7 @@ async def _check(files: Files, entry: Entry, draft: Draft) -> None:
     if not databases.is_database(draft.read(0, _HEAD)):
         return
     try:
-        path, seconds = files.staging.path(draft), databases.seconds(draft.size)
-        await workers.in_worker(databases.check, path, deadline=seconds)
+        await dbprocess.check(files.staging.path(draft))
     except Damaged as error:
         if entry.base is not None:
             raise

@@ -5,8 +5,8 @@ write-ahead log (`-wal`) or a rollback journal (`-journal`). All of them as they
 SQLite as after a crash, are the database as it was after the last finished transaction. That is what
 `snapshot` makes, of copies: it never changes what it is given.
 
-The files are untrusted: a database may be built to keep SQLite busy, so the caller runs this in a process
-with a deadline and a bound on memory (`workers.in_worker`), and nothing of a schema that computes is run.
+The files are untrusted: a database may be built to keep SQLite busy, so this runs in a process with a
+deadline and a bound on memory (`dbprocess`), and nothing of a schema that computes is run.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ def _opened(uri: str, flags: int) -> Iterator[apsw.Connection]:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             connection.execute("PRAGMA cell_size_check = ON").fetchall()
             connection.execute("PRAGMA mmap_size = 0").fetchall()
+            connection.execute("PRAGMA temp_store = MEMORY").fetchall()
             yield connection
         finally:
             connection.close()
