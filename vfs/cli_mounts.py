@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add them to the command line."""
-    for command in (status, refresh, forget, warm, flush, queue, undelete):
+    for command in (status, top, refresh, forget, warm, flush, queue, undelete):
         app.command()(command)
     app.command("log-level")(log_level)
 
@@ -49,6 +49,49 @@ def _client(path: str | None) -> tuple[Client, str]:
 
     mounted, below = the_mount(path)
     return Client(mounted), below
+
+
+def top(
+    where: Where = None,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", help="Between two looks.")] = 2.0,
+    count: Annotated[int, typer.Option(metavar="N", help="Looks; 0 = until Ctrl-C.")] = 0,
+) -> None:
+    """Show who reads what, how fast, and what it costs; again and again on a terminal, else once."""
+    from vfs.topview import top_text
+
+    client, _ = _client(where)
+    with client:
+        _watch(lambda: client.ask("status"), top_text, interval, count)
+
+
+def _watch(look: Callable[[], Any], text: Callable[..., str], interval: float, count: int) -> None:
+    """On a terminal a screen that is drawn again, elsewhere one text after another."""
+    import itertools
+    import sys
+    import time
+
+    before, live = None, sys.stdout.isatty()
+    looks = itertools.count(1) if live and not count else range(1, max(1, count) + 1)
+    if not live:
+        for number in looks:
+            now = look()
+            print_line(text(before, now))
+            before = now
+            if number < max(1, count):
+                time.sleep(interval)
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    with Live(console=console, screen=not count, auto_refresh=False) as screen:
+        for number in looks:
+            now = look()
+            screen.update(Text(text(before, now, console.width)), refresh=True)
+            before = now
+            if number != count:
+                time.sleep(interval)
 
 
 def status(where: Where = None, as_json: Json = False) -> None:

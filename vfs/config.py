@@ -101,6 +101,44 @@ class Workers(_Table):
     )
 
 
+class Limits(_Table):
+    """`[limits]`: what a day may cost (UTC); 0 is no limit. Beyond it reads of what is not cached fail."""
+
+    class_a_per_day: int = Field(default=0, ge=0, description="Class A operations a day (lists, writes)")
+    class_b_per_day: int = Field(default=0, ge=0, description="Class B operations a day (reads, heads)")
+    egress_per_day: Size = Field(default=0, description="bytes fetched a day")
+
+    def by_name(self) -> dict[str, int]:
+        """As `vfs.usage` takes them."""
+        return {
+            "class_a": self.class_a_per_day,
+            "class_b": self.class_b_per_day,
+            "egress": self.egress_per_day,
+        }
+
+
+class Crawlers(_Table):
+    """`[crawlers]`: programs that open every file: thumbnailers, indexers, media scanners."""
+
+    programs: Names = Field(
+        default=(
+            *("tumblerd", "tracker-miner*", "tracker-extract*", "localsearch*", "baloo_file*"),
+            *("ffmpegthumbnail*", "totem-video-thu*", "gnome-thumbnail*", "evince-thumbnai*"),
+            *("Plex Media Scan*", "jellyfin-scan*", "mediainfo", "updatedb*", "plocate*"),
+        ),
+        description="names of programs, as `ps -o comm` shows them; patterns",
+    )
+    budget: Size = Field(default=16 * MIB, description="bytes fetched for one file that a crawler opens")
+
+
+class MetricsRules(_Table):
+    """`[metrics]`: the endpoint for Prometheus."""
+
+    listen: str = Field(
+        default="", description="127.0.0.1:PORT, [::1]:PORT or unix:PATH to serve metrics at; empty: nowhere"
+    )
+
+
 class PluginRules(_Table):
     """`[plugins]`: which plugins are used."""
 
@@ -196,6 +234,9 @@ class Settings(_Table):
         description="file to log to (default: the terminal, or ~/.local/state/reelfs/MOUNTPOINT.log)",
     )
     workers: Workers = Workers()
+    limits: Limits = Limits()
+    crawlers: Crawlers = Crawlers()
+    metrics: MetricsRules = MetricsRules()
     plugins: PluginRules = PluginRules()
     write: WriteRules = WriteRules()
     plugin_tables: dict[str, dict[str, Any]] = Field(default={}, alias="plugin")

@@ -34,7 +34,9 @@ from vfs.errors import ConfigError, DeadlineExceeded, ReelfsError
 from vfs.fuse import Adapter, Look, OpensLayouts
 from vfs.fuse_guard import only_cause
 from vfs.logs import configure_logging, log_file, prepare_log
+from vfs.metricsserver import serve_metrics
 from vfs.notify import Notifier
+from vfs.readers import Readers
 from vfs.storage import credentials
 from vfs.telemetry import Status
 from vfs.tree import Tree
@@ -72,6 +74,10 @@ class Source(Protocol):
     @property
     def writing(self) -> WriteSession | None:
         """Writing, where it is enabled."""
+
+    @property
+    def readers(self) -> Readers:
+        """Who reads is counted there."""
 
     @property
     def control(self) -> Control:
@@ -121,12 +127,13 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
         else:
             adapter = Adapter(opened.tree, opened.reader, root, look, opened.status, callers)
         watch = fuse_loop.StallWatch(lambda seconds: opened.status.observe("loop_stall_seconds", seconds))
+        adapter.count_readers(opened.readers, settings.crawlers.budget)
         opened.changes.listen(adapter.invalidate)
         with _mounted(adapter, mountpoint, settings):
             trio.lowlevel.add_instrument(watch)
             try:
                 async with opened.control.serving(socket_path(mountpoint)):
-                    await _answer(mountpoint, callers, ready, opened)
+                    await _answer(mountpoint, callers, ready, opened, settings)
             finally:
                 trio.lowlevel.remove_instrument(watch)
                 if opened.writing is not None:  # what is sent from here on, no kernel looks at
@@ -176,19 +183,22 @@ async def _answer(
     callers: fuse_loop.Callers,
     ready: Callable[[], None],
     opened: Source,
+    settings: Settings,
 ) -> None:
     """Answer the kernel until the session ends."""
     async with trio.open_nursery() as nursery:
         requests, notifier = trio.CancelScope(), Notifier()
         await nursery.start(_obey_signals, requests, opened.reload, notifier)
         nursery.start_soon(callers.run)
-        nursery.start_soon(_announce, mountpoint, ready, opened, notifier)
+        nursery.start_soon(_announce, mountpoint, ready, opened, notifier, settings)
         with requests:
             await pyfuse3.main(max_tasks=MAX_REQUESTS)
         nursery.cancel_scope.cancel()
 
 
-async def _announce(mountpoint: Path, ready: Callable[[], None], opened: Source, notifier: Notifier) -> None:
+async def _announce(
+    mountpoint: Path, ready: Callable[[], None], opened: Source, notifier: Notifier, settings: Settings
+) -> None:
     """Ask the mount something from outside of the event loop; say that it is ready when it answers."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     mounting.tune(mounting.device_of(mountpoint))  # not earlier: the kernel's INIT sets its own values
@@ -199,6 +209,8 @@ async def _announce(mountpoint: Path, ready: Callable[[], None], opened: Source,
     ready()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run, opened.status.line)
+        if settings.metrics.listen:
+            nursery.start_soon(serve_metrics, settings.metrics.listen, opened.status)
         await opened.warm()
 
 

@@ -19,6 +19,7 @@
     |- BadName                  EINVAL     a name that no key can carry back
     |- NameTooLong              ENAMETOOLONG
     |- TooBig                   EFBIG      larger than a stated limit
+    |- OverBudget             EDQUOT     a limit of the day or of a crawler is reached; the text names it
     |- Stale                    ESTALE     the version an open handle pins is gone
     |- StoreError               EIO        the store answered, wrongly or with a refusal
     |  |- Unavailable           EIO        no usable answer (5xx, 429, reset, timeout): worth a retry
@@ -139,6 +140,12 @@ class TooBig(ReelfsError):
     """Larger than a stated limit; the text names the limit."""
 
     errno = errno.EFBIG
+
+
+class OverBudget(ReelfsError):
+    """A limit on requests or bytes is reached: of a day, or of a crawler; the text names the setting."""
+
+    errno = errno.EDQUOT
 
 
 class Stale(ReelfsError):

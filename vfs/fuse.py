@@ -24,6 +24,7 @@ from vfs.fuse_guard import Refusals, answered, asker, killable, opener
 from vfs.fuse_loop import Callers
 from vfs.inodes import Inode, Inodes, Snapshot
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
+from vfs.readers import ProbeHandle, Readers
 from vfs.spans import Layout
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
@@ -60,6 +61,12 @@ class OpensLayouts(Protocol):
 
     def open(self, layout: Layout, /) -> Handle:
         """A handle with its own read-ahead."""
+
+    async def read(self, layout: Layout, offset: int, length: int, /) -> Any:
+        """Bytes of a layout, nothing read ahead."""
+
+    def plan(self, layout: Layout, offset: int, length: int, /) -> Any:
+        """What that would fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,11 @@ class Adapter(Refusals):
         self._look = look
         self._next_handle = 1
         status.watch("open_files", lambda: len(self.files))
+        self._programs, self._probe_budget = Readers(), 0
+
+    def count_readers(self, readers: Readers, budget: int) -> None:
+        """Count who reads there; crawlers get so many bytes of a file."""
+        self._programs, self._probe_budget = readers, budget
 
     def path(self, operation: str, args: Sequence[Any]) -> str:
         """What the arguments of a handler are about, for a log line."""
@@ -253,13 +265,25 @@ class Adapter(Refusals):
             raise IsADirectory(f"{inode.found.path} is a directory")
         await self._tree.refresh(inode.found)
         if isinstance(node, Spliced):
-            opened.reading = self._reader.open(node.layout)
+            opened.reading = self._reading(inode.found.path, node.layout, ctx.pid)
         elif inode.volatile:
             opened.snapshot = await self._snapshot(inode)
         else:
             await self._content(inode)
         inode.opened += 1
         return pyfuse3.FileInfo(fh=self._handle(self.files, opened), keep_cache=not inode.volatile)
+
+    def _reading(self, path: str, layout: Layout, pid: int) -> Handle:
+        """A handle for who opens a file: crawlers get one without read-ahead and with a budget."""
+        process = self._programs.opened(pid, path)
+        if not process.crawler:
+            return self._reader.open(layout)
+
+        def refused() -> None:
+            self._programs.over(process)
+            self.status.report(path, f"{process.program}: beyond the budget of a crawler (crawlers.budget)")
+
+        return ProbeHandle(self._reader, layout, self._probe_budget, refused)
 
     @answered
     @killable(opener)
@@ -276,6 +300,7 @@ class Adapter(Refusals):
             content = await self._content(inode) if opened.snapshot is None else self._still(opened)
             data = memoryview(content)[offset : offset + length]
         self.status.count("fuse_bytes_read", by=len(data))
+        self._programs.read(opened.opener, len(data))
         return data
 
     @answered

@@ -25,7 +25,16 @@ log = logging.getLogger("vfs.fuse")
 ORDINARY = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
-        *(errno.ENODATA, errno.EINVAL, errno.EROFS, errno.ESTALE, errno.EINTR, errno.EFBIG, errno.EOPNOTSUPP),
+        *(
+            errno.ENODATA,
+            errno.EINVAL,
+            errno.EROFS,
+            errno.ESTALE,
+            errno.EINTR,
+            errno.EFBIG,
+            errno.EOPNOTSUPP,
+            errno.EDQUOT,
+        ),
         *(errno.EEXIST, errno.ENOTEMPTY, errno.EXDEV, errno.EINVAL),
     }
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import trio
@@ -17,6 +17,7 @@ from vfs.control import Call, Control
 from vfs.errors import ConfigError, NotFound, ReadOnly
 from vfs.nodes import Bytes, Directory, Spliced
 from vfs.reader import Reader
+from vfs.readers import Readers
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
 from vfs.write.session import WriteSession
@@ -42,6 +43,7 @@ class Operations:
     status: Status
     changes: Changes
     writing: WriteSession | None = None
+    readers: Readers = field(default_factory=Readers)
 
     def add(self) -> None:
         """Put the commands into the table; what another layer has put there stays."""
@@ -68,6 +70,7 @@ class Operations:
             "read_write": self.settings.writes,
             "queue": self._waiting(""),
             "found": self.writing.summary() if self.writing is not None else "",
+            "readers": self.readers.busy(),
             **self.status.snapshot(),
         }
 

@@ -28,10 +28,12 @@ from vfs.operate import Operations
 from vfs.places import Services
 from vfs.plugins import Plugins, load_plugins
 from vfs.reader import Reader, open_reader
+from vfs.readers import Readers
 from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
+from vfs.usage import Usage, usage_file
 from vfs.write.rules import Rules
 from vfs.write.session import WriteSession, merged_metadata, open_writing, staging_folder
 
@@ -42,7 +44,12 @@ PRESIGNED_SECONDS = 3600
 #: The first request of a mount gets this long at most: who starts it waits for it.
 START_SECONDS = 6.0
 #: Settings that a running mount takes up at SIGHUP.
-LIVE = frozenset({"log_level", "attr_ttl", "dir_ttl", "negative_ttl"})
+LIVE = frozenset(
+    {
+        *("log_level", "attr_ttl", "dir_ttl", "negative_ttl", "crawlers.programs"),
+        *("limits.class_a_per_day", "limits.class_b_per_day", "limits.egress_per_day"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ class Runtime:
     control: Control
     changes: Changes
     metadata: Metadata
+    readers: Readers
     writing: WriteSession | None = None
 
     async def reload(self) -> None:
@@ -84,6 +92,8 @@ class Runtime:
             settings.dir_ttl if self.store.remote else min(settings.dir_ttl, settings.attr_ttl)
         )
         self.metadata.negative_ttl = settings.negative_ttl if self.store.remote else 0.0
+        self.store.usage.limits = settings.limits.by_name()
+        self.readers.patterns = settings.crawlers.programs
         logging.getLogger().setLevel(settings.log_level.upper())
 
     async def warm(self) -> None:
@@ -195,6 +205,11 @@ async def open_runtime(
         status.watch("worker_jobs", lambda: dict(workers.jobs))
         status.watch("worker_restarts", lambda: workers.jobs["died"] + workers.jobs["overran"])
 
+        guarded.usage = Usage(settings.limits.by_name(), usage_file(settings.cache_dir, guarded.url))
+        stack.callback(guarded.usage.save)
+        status.watch_usage(guarded.usage)
+        readers = Readers(settings.crawlers.programs)
+        status.watch_readers(readers)
         control = Control()
 
         async def socket_path(found: Found) -> str:
@@ -221,7 +236,18 @@ async def open_runtime(
             },
         )
         changes = Changes(metadata.forget_at)
-        Operations(settings, control, tree, reader, blocks, status, changes, writing).add()
+        Operations(settings, control, tree, reader, blocks, status, changes, writing, readers).add()
         yield Runtime(
-            settings, guarded, budget, reader, tree, status, plugins, control, changes, metadata, writing
+            settings,
+            guarded,
+            budget,
+            reader,
+            tree,
+            status,
+            plugins,
+            control,
+            changes,
+            metadata,
+            readers,
+            writing,
         )

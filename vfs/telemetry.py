@@ -29,7 +29,8 @@ log = logging.getLogger("vfs.telemetry")
 CLASS_A_USD_PER_MILLION = 4.50
 CLASS_B_USD_PER_MILLION = 0.36
 CLASSES: Mapping[str, str] = {
-    "get": "B", "head": "B", "list": "A", "put": "A", "copy": "A", "delete": "free", "abort_upload": "free",
+    "get": "B", "head": "B", "list": "A", "put": "A", "copy": "A", "delete": "free",
+    "abort_upload": "free",
 }  # fmt: skip
 
 #: Reports kept: so many paths, each with its newest messages. An operator reads a few; a hostile bucket
@@ -86,6 +87,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("queue_bytes", "gauge", "Bytes that wait to be sent to the store"),
     Metric("queue_age_seconds", "gauge", "How long the oldest of them waits"),
     Metric("uploaded_bytes", "counter", "Bytes of files sent to the store"),
+    Metric("program_bytes_read", "counter", "Bytes given to programs, by their name", ("program",)),
+    Metric("crawler_opens", "counter", "Files opened by crawlers, by program", ("program",)),
+    Metric("crawler_refusals", "counter", "Reads of crawlers beyond their budget, by program", ("program",)),
+    Metric("today", "gauge", "Since midnight UTC: class_a and class_b operations, egress bytes", ("figure",)),
+    Metric("limit_reached", "gauge", "1 where a limit of the day is reached: reads fail (alert)", ("limit",)),
+    Metric("today_cost_usd", "gauge", "Price of the requests since midnight UTC, in USD"),
     Metric("open_files", "gauge", "Handles that are open now"),
     Metric("uptime_seconds", "gauge", "Seconds since the mount started"),
     Metric("offline", "gauge", "1 while the store cannot be reached"),
@@ -316,6 +323,25 @@ class Status:
             return 0.0
         return cost_usd(self._by_class())
 
+    def watch_usage(self, usage: Any) -> None:
+        """Take the figures of the day from its meter."""
+        self.watch("today", lambda: usage.today)
+        self.watch("limit_reached", lambda: usage.reached)
+
+        def cost() -> float:
+            if self.settings is not None and self.settings.is_local:
+                return 0.0
+            today = usage.today
+            return cost_usd({"A": today["class_a"], "B": today["class_b"]})
+
+        self.watch("today_cost_usd", cost)
+
+    def watch_readers(self, readers: Any) -> None:
+        """Take the figures of programs from who knows them."""
+        self.watch("program_bytes_read", lambda: dict(readers.by_program))
+        self.watch("crawler_opens", lambda: dict(readers.crawled))
+        self.watch("crawler_refusals", lambda: dict(readers.refused))
+
     def _by_class(self) -> Mapping[str, float]:
         totals: dict[str, float] = {}
         for (_, price_class), number in self.values("store_requests").items():
@@ -375,6 +401,16 @@ class Status:
         registry = CollectorRegistry()
         registry.register(self)
         return generate_latest(registry).decode()
+
+    def exposition(self, accept: str = "") -> tuple[str, bytes]:
+        """Content type and text of all metrics, as an HTTP client accepts them (OpenMetrics, too)."""
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.exposition import choose_encoder
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        encode, kind = choose_encoder(accept)
+        return kind, encode(registry)
 
     def collect(self) -> Iterable[Any]:
         """The metric families, for a prometheus-client registry."""

@@ -25,6 +25,7 @@ from vfs.control import Control
 from vfs.errors import Damaged, NotFound, ReelfsError, Stale
 from vfs.fuse import Adapter, OpensLayouts
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
+from vfs.readers import Readers
 from vfs.spans import Extent, Inline, Layout, StoredObject
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
@@ -53,6 +54,7 @@ class Opened:
     reader: OpensLayouts
     status: Status
     writing: WriteSession | None = None
+    readers: Readers = field(default_factory=Readers)
     control: Control = field(default_factory=Control)
     changes: Changes = field(default_factory=lambda: Changes(lambda path: None))
 
@@ -87,6 +89,12 @@ class FakeReader:
 
     def open(self, layout: Layout, /) -> FakeHandle:
         return FakeHandle(self, layout)
+
+    async def read(self, layout: Layout, offset: int, length: int, /) -> bytes | memoryview:
+        return await self.open(layout).read(offset, length)
+
+    def plan(self, layout: Layout, offset: int, length: int, /) -> Any:
+        raise AssertionError("no crawler reads this")
 
     async def fetch(self, extent: Extent) -> bytes:
         key = extent.object.key

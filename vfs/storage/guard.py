@@ -33,6 +33,7 @@ from vfs.spans import StoredObject
 from vfs.storage.arriving import Arriving
 from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Part, Renews, Store
 from vfs.storage.upload import multipart_etag
+from vfs.usage import Usage
 
 log = logging.getLogger("vfs.storage.guard")
 T = TypeVar("T")
@@ -71,6 +72,8 @@ class GuardedStore:
         self._store = store
         self._writable = writable
         self._deadline = deadline
+        #: Asked before each request, and told of bodies: it may refuse (`vfs.usage`).
+        self.usage = Usage()
         self._healthy = False
         self.counters = Counters()
         if isinstance(store, AsksBesides):
@@ -135,6 +138,7 @@ class GuardedStore:
             if len(body) != rest:
                 raise BadBody(f"{stored.key}: {len(body)} bytes at {at} where {rest} were asked for")
             self.counters.bytes_read += length
+            self.usage.read(length)
             return arriving.completed(have, body)
 
         body = await self._tried("get", stored.key, attempt, length / SLOWEST)
@@ -318,6 +322,7 @@ class GuardedStore:
         # As it was when this began: readers that are refused together are all forgiven.
         wait, forgiving = FIRST_WAIT, self._healthy
         while True:
+            self.usage.request(operation)
             self.counters.requests[operation] += 1
             try:
                 answer = await self._attempt(attempt, until, extra)
