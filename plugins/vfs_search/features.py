@@ -154,7 +154,15 @@ def window_names(count: int) -> list[str]:
 
 def describe_windows(lumas: NDArray[Any], boxes: list[tuple[int, int, int, int]]) -> Floats:
     """(N, H, W) luma to (N, len(boxes), 512): each window of each picture."""
-    cut = [area(lumas[:, top:bottom, left:right], SIDE, SIDE) for top, bottom, left, right in boxes]
+    height = lumas.shape[1]
+    # Most windows have the full height: the rows of all of these are averaged once.
+    tall = np.matmul(_weights(height, SIDE), lumas.astype(np.float32))
+    cut = [
+        np.matmul(tall[:, :, left:right], _weights(right - left, SIDE).T)
+        if bottom - top == height
+        else area(lumas[:, top:bottom, left:right], SIDE, SIDE)
+        for top, bottom, left, right in boxes
+    ]
     stacked = np.stack(cut, axis=1)
     return grad512(stacked.reshape(-1, SIDE, SIDE)).reshape(len(lumas), len(boxes), DIMENSIONS)
 

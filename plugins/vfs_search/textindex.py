@@ -63,28 +63,35 @@ class TextIndex:
         """The documents for which all terms hold, best first, then the newest. Raises Malformed."""
         words, conditions, values = _compiled(query.terms)
         ranked = any(term.words and not term.field and not term.negative for term in query.terms)
-        statement = "SELECT documents.id, " + ("words.rank" if ranked else "0.0") + " FROM documents"
-        if words:
-            statement += " JOIN words ON words.rowid = documents.id"
-            conditions, values = ["words MATCH ?", *conditions], [words, *values]
-        order = "words.rank, " if ranked else ""
-        statement += f" WHERE {' AND '.join(conditions) or '1'}"
-        statement += (
-            f" ORDER BY {order}documents.date DESC, documents.rating DESC, documents.id LIMIT ? OFFSET ?"
-        )
+        if ranked and not conditions:
+            # FTS5 sorts by rank by itself, and only what is wanted is looked up.
+            statement = "SELECT rowid, rank FROM words WHERE words MATCH ? ORDER BY rank LIMIT ? OFFSET ?"
+            values = [words]
+        else:
+            statement = f"SELECT documents.id, {'words.rank' if ranked else '0.0'} FROM documents"
+            if words:
+                statement += " JOIN words ON words.rowid = documents.id"
+                conditions, values = ["words MATCH ?", *conditions], [words, *values]
+            order = "words.rank, " if ranked else ""
+            statement += f" WHERE {' AND '.join(conditions) or '1'}"
+            statement += f" ORDER BY {order}documents.date DESC, documents.rating DESC, documents.id"
+            statement += " LIMIT ? OFFSET ?"
+        rows = self._rows(statement, (*values, limit, offset))
+        best = min((rank for _, rank in rows), default=0.0)
+        return [
+            Match(self._documents[number], round(rank / best, 4) if best < 0 else 1.0)
+            for number, rank in rows
+        ]
+
+    def _rows(self, statement: str, values: tuple[object, ...]) -> list[tuple[int, float]]:
         with self._lock:
             self._calls = 0
             try:
-                rows = list(self._database.execute(statement, (*values, limit, offset)))
+                return [(int(n), float(rank)) for n, rank in self._database.execute(statement, values)]
             except apsw.InterruptError:
                 raise Malformed("the query takes too long") from None
             except apsw.SQLError as error:
                 raise Malformed(f"the query cannot be answered: {error}") from None
-        best = min((rank for _, rank in rows), default=0.0)
-        return [
-            Match(self._documents[int(number)], round(rank / best, 4) if best < 0 else 1.0)
-            for number, rank in rows
-        ]
 
     def _over(self) -> bool:
         self._calls += 1

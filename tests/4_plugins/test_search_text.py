@@ -234,9 +234,9 @@ def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
     )  # fmt: skip
     index = TextIndex(Library(rows, {}, {}))
     for text in ("goal", "tag:goal+rating:4..", "opponent:Team_7+-tag:miss", "number_4711", "rating:5"):
-        begun = time.perf_counter()
+        begun = time.thread_time()
         found = index.find(parse_text(text)[0], 200)
-        print(f"{text}: {len(found)} in {1000 * (time.perf_counter() - begun):.1f} ms")
+        print(f"{text}: {len(found)} in {1000 * (time.thread_time() - begun):.1f} ms")
         assert found
 
 

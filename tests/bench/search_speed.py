@@ -1,0 +1,191 @@
+"""How fast searching is: a million vectors, a hundred thousand rows, passes over a video against ffmpeg."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from vfs_search import bits, engine, features, sampling
+from vfs_search.catalog import norms
+from vfs_search.columns import Column
+from vfs_search.documents import Document, Library
+from vfs_search.grammar import parse_text
+from vfs_search.sampling import Plan
+from vfs_search.textindex import TextIndex
+
+from tests.bench import search_library
+from tests.bench.result import Row, at_least, at_most, figure
+
+MILLION = 1_000_000
+#: How often each question is asked.
+TIMES = 15
+
+
+def search() -> list[Row]:
+    """All of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [*_vectors(Path(folder)), *_texts(), *_passes(Path(folder))]
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def stored(count: int) -> NDArray[np.uint8]:
+    """Vectors as pictures give them: of 2,000 pictures of soft noise, and mixtures of two of them."""
+    chance = np.random.default_rng(1)
+    coarse = chance.integers(0, 256, (2000, 12, 12)).astype(np.float32)
+    weights = np.kron(np.eye(12), np.ones((6, 1)))[:64].astype(np.float32)
+    pictures = np.matmul(np.matmul(weights, coarse), weights.T)
+    base = features.grad512(pictures).astype(np.float32) ** 2
+    found = np.empty((count, features.DIMENSIONS), np.uint8)
+    for at in range(0, count, 20_000):
+        rows = min(20_000, count - at)
+        one, two = chance.integers(0, len(base), (2, rows))
+        share = chance.random((rows, 1), np.float32)
+        mixed = np.sqrt(base[one] * share + base[two] * (1 - share))
+        mixed *= 1 + 0.2 * chance.standard_normal(mixed.shape, np.float32)
+        found[at : at + rows] = features.quantised(np.abs(mixed))
+    return found
+
+
+def _vectors(folder: Path) -> list[Row]:
+    columns: dict[str, Any] = {}
+    rows = stored(MILLION)
+    for name, data, kind, width in (
+        ("grad512", rows, np.uint8, 512),
+        ("norms", norms(rows), np.float32, 0),
+        ("bits", bits.of(rows), np.uint64, 4),
+    ):  # fmt: skip
+        column = Column(folder / name, kind, width)
+        columns[name] = column.mapped(column.append(data, 0))
+    chance = np.random.default_rng(2)
+    chosen = chance.integers(0, MILLION, TIMES)
+    changed = rows[chosen] * (1 + 0.25 * chance.standard_normal((TIMES, 512)))
+    queries = features.restored(np.clip(changed, 0, 255).astype(np.uint8))
+    del rows
+    alive = np.ones(MILLION, np.bool_)
+    pages = sum(os.path.getsize(folder / name) for name in columns)
+    before = _resident()
+    spent, same = [], 0.0
+    for query in queries:
+        begun = time.perf_counter()
+        near = engine.nearest(columns.__getitem__, alive, query[None], 20)
+        spent.append(time.perf_counter() - begun)
+        true = (
+            engine.exact(columns["grad512"], columns["norms"], alive, query[None], 20)
+            if len(spent) <= 5
+            else None
+        )
+        if true is not None:
+            same += len(set(near.rows[0]) & set(true.rows[0])) / 20 / 5
+    found = np.mean(
+        [
+            engine.nearest(columns.__getitem__, alive, q[None], 1).rows[0, 0] == c
+            for q, c in zip(queries, chosen, strict=True)
+        ]
+    )
+    return [
+        at_most("a million vectors: one question, median", 1000 * median(spent), 60, "ms"),
+        at_most("memory over the pages", (_resident() - before + pages) / pages, 1.2, "x"),
+        figure("the changed vector found first", 100 * float(found), "%"),
+        figure("of the 20 nearest found by bits first", 100 * same, "%"),
+    ]
+
+
+def _resident() -> int:
+    """Bytes of memory that is not a mapped file, at most until now."""
+    status = Path("/proc/self/status").read_text()
+    (anonymous,) = [line for line in status.splitlines() if line.startswith("RssAnon")]
+    return int(anonymous.split()[1]) * 1024
+
+
+# ---------------------------------------------------------------- words
+
+
+def _texts() -> list[Row]:
+    words = ("goal", "miss", "corner", "pass", "header", "save", "run", "dribble")
+    rows = tuple(
+        Document("clip", n, (), notes=f"{words[n % 8]} number {n} {words[n // 8 % 8]}", rating=n % 5 + 1,
+                 date=f"2025-{n % 12 + 1:02}-10", tags=(words[n % 7],), opponent=f"Team {n % 50}")
+        for n in range(100_000)
+    )  # fmt: skip
+    index = TextIndex(Library(rows, {}, {}))
+    worst = 0.0
+    for text in ("goal", "tag:goal+rating:4..", "opponent:Team_7+-tag:miss", "number_4711", "rating:5"):
+        spent = []
+        for _ in range(7):
+            begun = time.perf_counter()
+            index.find(parse_text(text)[0], 20)
+            spent.append(time.perf_counter() - begun)
+        worst = max(worst, median(spent))
+    return [at_most("100,000 rows: the slowest of five queries, median", 1000 * worst, 20, "ms")]
+
+
+# ---------------------------------------------------------------- passes
+
+
+def _passes(folder: Path) -> list[Row]:
+    """Seconds of computing on one thread, ours and ffmpeg's, in turns; the least of three each."""
+    small, film = folder / "small.mp4", folder / "film.mp4"
+    search_library.match(small, 1, 20)
+    encode = ["-vf", "scale=1280:720", "-c:v", "libx264", "-preset", "veryfast", "-g", "50", "-an"]
+    subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", small, *encode, film], check=True)
+    theirs, keys, sample, bare = [], [], [], []
+    for _ in range(3):
+        theirs.append(_ffmpeg(film))
+        keys.append(_spent(film, Plan(rate=0, sound=False)))
+        sample.append(_spent(film, Plan(sound=False, coded=False)))
+        bare.append(_decoding(film))
+    return [
+        at_least("key-frame pass against ffmpeg -skip_frame nokey", min(theirs) / min(keys), 0.8),
+        at_most("features over decoding, 720p at 25/s", min(sample) / min(bare) - 1, 0.2, "x"),
+    ]
+
+
+def _ffmpeg(path: Path) -> float:
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-threads",
+        "1",
+        "-skip_frame",
+        "nokey",
+        "-i",
+        str(path),
+        "-f",
+        "null",
+        "-",
+    ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _spent(path: Path, plan: Plan) -> float:
+    begun = time.process_time()
+    with open(path, "rb") as file:
+        sampling.describe(file, "mp4", 0, 1e9, plan)
+    return time.process_time() - begun
+
+
+def _decoding(path: Path) -> float:
+    """What the pass decodes, and nothing done with it."""
+    begun = time.process_time()
+    with av.open(str(path)) as container:
+        context: Any = container.streams.video[0].codec_context
+        context.thread_type, context.thread_count, context.skip_frame = "SLICE", 1, "NONREF"
+        context.options = {"skip_loop_filter": "all"}
+        for _ in container.decode(video=0):
+            pass
+    return time.process_time() - begun
