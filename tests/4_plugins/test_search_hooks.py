@@ -127,7 +127,8 @@ def test_a_descriptor_nobody_has_is_a_mistake_in_the_settings(library: Path, tmp
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [("rate", "fast", "rate"), ("rate", -1, "out of range"), ("colour", 1, "unknown key"),
-     ("listed", 3, "yes or no"), ("frame_batch_size", 0, "out of range"), ("index_budget", "much", "index_budget")],
+     ("listed", 3, "yes or no"), ("frame_batch_size", 0, "out of range"),
+     ("index_budget", "much", "index_budget")],
 )  # fmt: skip
 def test_mistakes_in_the_settings_name_the_key(
     library: Path, tmp_path: Path, key: str, value: Any, words: str

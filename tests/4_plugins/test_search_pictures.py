@@ -128,10 +128,11 @@ def test_an_encoded_cut_is_found_by_its_sound(on: On) -> None:
 def test_a_muted_portrait_export_is_found_by_its_pictures(on: On) -> None:
     async def ask(runtime: Runtime) -> None:
         rows = await results(runtime, "clip/cuts%2Fmute.mp4@0s-4s")
-        assert (rows[0]["source"], rows[0]["tier"]) == ("games/0.mp4", "visual")
-        assert rows[0]["window"].startswith(("strip", "centre"))
-        assert abs(rows[0]["start"] - 4) < 0.5
-        assert abs(rows[0]["end"] - 8) < 0.6
+        assert {row["tier"] for row in rows} == {"visual"}
+        (game,) = [row for row in rows if row["source"] == "games/0.mp4"]
+        assert game["window"].startswith(("strip", "centre"))
+        assert abs(game["start"] - 4) < 0.5
+        assert abs(game["end"] - 8) < 0.6
         assert not any(row["source"] in ("games/1.mp4", "games/2.mp4", "games/3.mp4") for row in rows)
 
     on(ask)
