@@ -50,6 +50,9 @@ READY_DESCRIPTOR = 3
 MAX_REQUESTS = 1000
 #: The longest any operation may take, in deadlines of the store: its own error, with the reason, comes first.
 OPERATION_DEADLINES = 1.25
+#: A thread that signs a request lets the event loop have its turn after this long: with Python's 5 ms, every
+#: answer to the kernel would wait so long while files are sent.
+SWITCH_SECONDS = 0.0005
 #: Seconds that operations in flight are given when the daemon is told to end.
 GRACE = 1.0
 #: Seconds beyond the deadline of the store that a start may take.
@@ -104,6 +107,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None], source: OpenSo
     ConfigError when it cannot be mounted, and what opening the source raises.
     """
     mountpoint = mounting.check(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
     if source is None:
         from vfs.runtime import open_runtime
 

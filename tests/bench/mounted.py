@@ -67,13 +67,15 @@ def reelfs(
 
 
 @contextlib.contextmanager
-def rclone(bucket: str, folder: Path, environ: Mapping[str, str], *options: str) -> Iterator[Mounted]:
+def rclone(
+    bucket: str, folder: Path, environ: Mapping[str, str], *options: str, read_only: bool = True
+) -> Iterator[Mounted]:
     """`rclone mount` of a bucket (and prefix), the same way."""
     point = _fresh(folder / "rclone mnt")
     cache = folder / "rclone-cache"
     remote = f":s3,provider=Other,env_auth=true,endpoint='{environ['AWS_ENDPOINT_URL']}':{bucket}"
-    command = [rclone_program(), "mount", remote, str(point), "--read-only", "--config", os.devnull]
-    command += ["--cache-dir", str(cache), *options]
+    command = [rclone_program(), "mount", remote, str(point), "--config", os.devnull]
+    command += [*(["--read-only"] if read_only else []), "--cache-dir", str(cache), *options]
     try:
         with _running(command, point, environ, folder / "rclone.out") as mounted:
             yield mounted

@@ -36,6 +36,7 @@ from tests.bench import (  # noqa: E402
     sequential,
     tables,
     uploads,
+    writing,
 )
 from tests.bench.game import folder  # noqa: E402
 from tests.bench.report import markdown  # noqa: E402
@@ -57,6 +58,7 @@ BENCHES: Mapping[str, Callable[[], list[Row]]] = {
     "store-get": gets.store_get,
     "store-put": uploads.store_put,
     "mount-put": uploads.mount_put,
+    "writing": writing.writing,
 }
 
 

@@ -358,11 +358,7 @@ class Drive:
         """A folder from which the last thing was taken stays: by a marker of its own."""
         if not folder or self.pending.active(folder) is not None or not self.metadata.store.remote:
             return
-        try:
-            listing = await self.metadata.folder(folder)
-        except NotFound:
-            listing = None
-        if listing is not None and (listing.files or listing.folders or listing.unpathable):
+        if await self.metadata.has_something(folder):
             return
         if self.pending.active(folder) is None and not self.metadata.is_gone(folder):
             entry = self.entry(folder, Kind.FOLDER, waiting=True)

@@ -91,6 +91,21 @@ class MergedMetadata(Metadata):
             self.pending.discard(stored.key)  # somebody else's by now
         return now
 
+    async def has_something(self, prefix: str) -> bool:
+        """Whether anything is in a folder, without making its merged listing."""
+        if any(entry.kind is not Kind.GONE for entry in self.pending.inside(prefix)):
+            return True
+        if self.pending.folders(prefix):
+            return True
+        listing = await self._whole(prefix)
+        names = (*listing.files, *(f"{name}/" for name in listing.folders))
+        return bool(listing.unpathable) or any(
+            (entry := self.pending.get(prefix + name)) is None
+            or entry.kind is not Kind.GONE
+            or (entry.settled is not None and listing.fetched > entry.settled)
+            for name in names
+        )
+
     def link_target(self, stored: StoredObject) -> str | None:
         """Where a link leads, pending or not."""
         if isinstance(stored, StagedObject):

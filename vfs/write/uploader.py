@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -43,6 +44,8 @@ PER_KEY = 1.0
 IN_MEMORY = 128 << 20
 #: Keys written to at one time.
 AT_ONCE = 8
+#: Everything pending is looked through at most this often (seconds), unless somebody waits for it.
+SCAN_PAUSE = 0.02
 #: First and longest wait after a failure, seconds.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 #: Bytes of both that are compared when an answer was lost and the etag does not tell.
@@ -90,6 +93,7 @@ class Uploader:
         self._sending: dict[str, Entry] = {}
         self._fetching: set[int] = set()
         self._last: dict[str, float] = {}
+        self._planned, self._urgent = math.inf, False
         self._news = trio.Event()
         self._rests = trio.Event()
         self._hurried = 0
@@ -100,7 +104,8 @@ class Uploader:
     def wake(self, entry: Entry) -> None:
         """Something waits."""
         entry.due = trio.current_time() + (self._delay if entry.error == "" else 0.0)
-        self._news.set()
+        if entry.due < self._planned:
+            self._news.set()
 
     def is_sending(self, key: str) -> bool:
         """Whether a request that changes a key is on its way."""
@@ -142,7 +147,7 @@ class Uploader:
         """The store has this content (or a later one). Raises the error of the last attempt when it takes
         longer than an operation may.
         """
-        entry.due = 0.0
+        entry.due, self._urgent = 0.0, True
         self._news.set()
         with trio.move_on_after(self._deadline) as scope:
             while entry.waiting and entry.key and entry.draft is draft:
@@ -173,9 +178,13 @@ class Uploader:
             while True:
                 self._news = trio.Event()
                 pause = self._start(nursery)
+                self._planned = trio.current_time() + pause
                 self._forget_old()
                 with trio.move_on_after(pause):
                     await self._news.wait()
+                if not self._hurried and not self._urgent:
+                    await trio.sleep(SCAN_PAUSE)
+                self._urgent = False
 
     def _start(self, nursery: trio.Nursery) -> float:
         """Begin what is due; seconds until something else will be."""
@@ -192,7 +201,9 @@ class Uploader:
         askers = _askers([*self.drive.orphans, *active])
         batches = {e.batch for e in waiting if e.batch and e.kind is not Kind.GONE}
         for entry in sorted(waiting, key=lambda e: (e.due, e.ident)):
-            if entry.key in self._sending or len(self._sending) >= AT_ONCE or not entry.is_ready():
+            if len(self._sending) >= AT_ONCE:
+                break
+            if entry.key in self._sending or not entry.is_ready():
                 continue
             if entry.kind is Kind.GONE and entry.batch in batches:
                 continue
