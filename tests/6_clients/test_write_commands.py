@@ -91,7 +91,7 @@ def test_what_cannot_be_sent_is_said_and_kept(server: R2, reelfs: Reelfs, point:
         assert done.returncode == 1
         assert "1 file(s) are still queued" in done.stderr
         assert (point / "a.txt").read_bytes() == b"kept"
-        assert "failed" in said(reelfs("queue", point))
+        assert "no usable answer" in said(reelfs("queue", point))
         done = reelfs("umount", point)
         assert (done.returncode, "1 file(s) are not sent yet" in done.stdout) == (1, True), done
     finally:

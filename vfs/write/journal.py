@@ -84,8 +84,8 @@ class Journal:
             self._db = apsw.Connection(str(self.path))
             self._db.set_busy_timeout(5000)
             self._db.pragma("journal_mode", "wal")
-            # What stands in the log is put into the database before the log takes the room it has. SQLite would
-            # do so in any commit, and wait for the disk: see `_commit_durably`.
+            # What stands in the log is put into the database before the log takes the room it has. SQLite
+            # would do so in any commit, and wait for the disk: see `_commit_durably`.
             disk = os.statvfs(folder)
             pages = journal_room(disk.f_blocks * disk.f_frsize) // 4 // 4096
             self._most_pages, self._pages = max(16, min(1000, pages)), 0
