@@ -247,9 +247,12 @@ def test_local_names_of_any_bytes(mounting: MountIt) -> None:
             assert file.read() == name
         assert os.path.lexists(top + b"/" + name)
     assert os.listdir(top + b"/\xff-folder") == []
-    for other in ("pipe", "out", "up", "loop", "up/etc/passwd", "out/x"):
+    # Links that lead out are links: the kernel follows them for who may, reelfs reads nothing through them.
+    for link in ("out", "up", "loop"):
+        assert os.readlink(mount / link) == os.readlink(os.fsdecode(source) + "/" + link)
+    for other in ("pipe", "loop", "up/etc/passwd", "out/x"):
         found = read(os.path.join(mount.path, other))
-        # Of a link that leads out there is its text at most.
-        refused = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.EISDIR, errno.EIO}
-        assert found in refused | {b"/etc/passwd", b"..", b"loop"}, other
+        assert found in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.EISDIR, errno.EIO}, (
+            other
+        )
     assert read(mount / "plain.bin") == b"plain"

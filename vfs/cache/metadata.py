@@ -285,7 +285,7 @@ class Metadata:
 
     def may_be_link(self, stored: StoredObject) -> bool:
         """A symbolic link is an empty object; that it is one its metadata tells, which no listing does."""
-        return stored.size == 0 and self.store.remote and (stored.key, stored.version) not in self._links
+        return stored.size == 0 and (stored.key, stored.version) not in self._links
 
     async def ask_link(self, stored: StoredObject) -> None:
         """Learn whether an empty object is a link; what is not there any more is none."""

@@ -6,9 +6,9 @@ seen; nothing short of reading the file would.)
 
 Nothing outside the folder is reachable: a path is opened without reading it (O_PATH), the kernel is asked
 where that led, and only a regular file or folder inside the root is read, through that very descriptor: a
-link swapped meanwhile changes nothing. Symbolic links that lead to a file or folder inside are followed. Of
-any other (and of one to a folder, asked for as an object) there is its own text, which `head` tells of every
-link as `symlink-target`. Devices, pipes and sockets are not there.
+link swapped meanwhile changes nothing. Symbolic links that lead to a file or folder inside are followed. Any
+other (and one to a folder, asked for as an object) is an empty object, as links are in a bucket; `head` tells
+of every link where it leads, as `symlink-target`. Devices, pipes and sockets are not there.
 
 Where work is done: the system calls of a `head` take microseconds and a hop to a thread two hundred, so it is
 made in place. So is a read of up to `IN_PLACE` bytes that the page cache has (the kernel says so without
@@ -290,13 +290,11 @@ class LocalStore:
         with self._object(stored.key) as found:
             _check(stored, found.status)
             if found.is_link:
-                body = bytearray(os.fsencode(found.text or ""))[offset : offset + length]
-                done = len(body)
-            else:
-                with _readable(found.descriptor) as descriptor:
-                    body = bytearray(length)
-                    done = _fill(descriptor, body, offset, flags)
-                    _check(stored, os.fstat(descriptor))
+                raise BadBody(f"{stored.key} is a link, which has no bytes")
+            with _readable(found.descriptor) as descriptor:
+                body = bytearray(length)
+                done = _fill(descriptor, body, offset, flags)
+                _check(stored, os.fstat(descriptor))
         if done == length:
             return body
         if flags:
@@ -414,5 +412,5 @@ def _version(status: os.stat_result) -> str:
 
 
 def _described(key: str, status: os.stat_result) -> StoredObject:
-    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
     return StoredObject(key, size, _version(status), status.st_mtime_ns)

@@ -179,8 +179,9 @@ class Writer:
         """Make something in the folder of uploads, which another writer may just be taking away, empty."""
         folder = f"{self._root}/{UPLOADS}"
         while True:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
             try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
                 return make(folder)
             except FileNotFoundError:
                 if not os.path.isdir(self._root):
