@@ -217,7 +217,6 @@ class Drive:
         if not entry.key:
             return entry
         if at is not entry:
-            entry.settled = entry.stored = None
             self._put(entry)
         if entry.is_ready():
             self.files.enqueue(entry)
@@ -270,7 +269,7 @@ class Drive:
             return None
         return self.entry(found.key, Kind.FILE, base=found, origin=found, opened=opened)
 
-    def _untried(self, entry: Entry) -> Draft | StoredObject | None:
+    def _untried(self, entry: Entry) -> Draft | StoredObject | str | None:
         """What may have been stored of an entry under the key it leaves: what is there next cares for it."""
         trying, entry.trying = entry.trying, None
         return trying
@@ -295,7 +294,7 @@ class Drive:
         batch: int = 0,
         *,
         moved: bool = False,
-        trying: Draft | StoredObject | None = None,
+        trying: Draft | StoredObject | str | None = None,
     ) -> list[Entry]:
         """What the store has under a key, or may have soon, is to go, if it has anything."""
         if base is None and trying is None and not self._sending(key) and not key.endswith("/"):
@@ -551,6 +550,7 @@ class Drive:
             left = is_marked or (entry.base if entry else None)
             changed += [moved, *self._gone(key, left, batch, moved=True)]
         await self._commit(changed)
+        await self._keep_folder(_split(old[:-1])[0])
 
     def _since(self, folder: str, began: float, there: dict[str, StoredObject]) -> dict[str, StoredObject]:
         """What the store has below a folder: what was listed, and what was sent since the listing began."""
@@ -718,6 +718,8 @@ class Drive:
                 self._dropped.add(entry.ident)
                 continue
             self._put(entry)
+            if entry.trying is not None:
+                entry.due = 0.0  # it may be there: what can be known is known soon
             files += entry.waiting
             total += entry.size
         await self._recover_databases()

@@ -173,8 +173,7 @@ class Files:
         """It differs from the store's by now; an unlinked file is nobody's business."""
         if not entry.key:
             return
-        entry.settled = entry.stored = None
-        if self._pending.get(entry.key) is entry:
+        if self._pending.active(entry.key) is entry:
             return
         if self._pending.active(entry.key) is not None:
             self.crowded(entry)

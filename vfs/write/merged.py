@@ -95,9 +95,9 @@ class MergedMetadata(Metadata):
         """Whether anything is in a folder, without making its merged listing."""
         if any(entry.kind is not Kind.GONE for entry in self.pending.inside(prefix)):
             return True
-        if self.pending.folders(prefix):
-            return True
         listing = await self._whole(prefix)
+        if self.pending.folders(prefix, listing.fetched):
+            return True
         names = (*listing.files, *(f"{name}/" for name in listing.folders))
         return bool(listing.unpathable) or any(
             (entry := self.pending.get(prefix + name)) is None
@@ -118,7 +118,7 @@ class MergedMetadata(Metadata):
 
     def settle(self, entry: Entry) -> None:
         """The store has it: from now on it is among what the store has."""
-        entry.settled = self._clock()
+        self.pending.settle(entry, self._clock())
         if entry.key.endswith("/") or entry.key == "":
             return
         prefix, name = entry.folder, entry.name
@@ -169,7 +169,7 @@ class MergedMetadata(Metadata):
 
     def _pending(self, prefix: str, name: str) -> Any:
         """What is pending says of a name, or `_UNKNOWN`."""
-        is_gone = False
+        implied, is_gone = self.pending.folders(prefix, self._clock() - self.dir_ttl), False
         for key in (f"{prefix}{name}/", f"{prefix}{name}"):
             entry = self.pending.get(key)
             if entry is None or (entry.settled is not None and self._is_old(entry.settled)):
@@ -179,7 +179,7 @@ class MergedMetadata(Metadata):
             if entry.kind is not Kind.GONE:
                 return entry.object()
             is_gone = True
-        if name in self.pending.folders(prefix):
+        if name in implied:
             return FOLDER
         return None if is_gone else _UNKNOWN
 
@@ -190,7 +190,8 @@ class MergedMetadata(Metadata):
     def _merge(self, prefix: str, stem: str, listing: Folder) -> Folder:
         """A listing with what is pending; itself where nothing is."""
         entries = [entry for entry in self.pending.inside(prefix) if entry.name.startswith(stem)]
-        implied = [name for name in self.pending.folders(prefix) if name.startswith(stem)]
+        known = self.pending.folders(prefix, listing.fetched)
+        implied = [name for name in known if name.startswith(stem)]
         if not entries and not implied:
             return listing
         merged = replace(listing, files=dict(listing.files), folders=set(listing.folders))

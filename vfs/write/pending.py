@@ -73,7 +73,7 @@ class Entry:
     due: float = 0.0
     attempts: int = 0
     error: str = ""
-    trying: Draft | StoredObject | None = None
+    trying: Draft | StoredObject | str | None = None
     starting: list[str] | None = None
     upload: str | None = None
     upload_of: str = ""
@@ -156,10 +156,10 @@ class Entry:
 
     def is_at_rest(self) -> bool:
         """Whether it was opened for writing, and nothing that the store has not came of it."""
-        is_file = self.kind is Kind.FILE and not self.local and self.settled is None
+        is_file = self.kind in (Kind.FILE, Kind.LINK) and not self.local and self.settled is None
         return is_file and not self.waiting and self.live is None and self.writers <= 0
 
-    def try_(self, content: Draft | StoredObject | None) -> None:
+    def try_(self, content: Draft | StoredObject | str | None) -> None:
         """Remember what a request carries (None: its outcome is known)."""
         if isinstance(content, Draft):
             content.hold()
@@ -187,6 +187,7 @@ class Entry:
             "asks": self.asks,
             "since": self.since,
             "trying": _draft_to(self.trying) if isinstance(self.trying, Draft) else None,
+            "linking": self.trying if isinstance(self.trying, str) else None,
             "copying": object_to(self.trying) if isinstance(self.trying, StoredObject) else None,
             "starting": self.starting,
             "upload": self.upload,
@@ -215,7 +216,7 @@ class Entry:
         entry.parts = {int(number): version for number, version in told["parts"].items()}
         entry.sent = object_from(told["sent"])
         entry.draft, entry.live = draft("draft"), draft("live")
-        entry.trying = draft("trying") or object_from(told["copying"])
+        entry.trying = draft("trying") or object_from(told["copying"]) or told["linking"]
         entry.dirty = row.state == "open"
         for sealed in (entry.draft, entry.trying):
             if isinstance(sealed, Draft):
@@ -240,6 +241,15 @@ def _draft_from(told: Any, staging: Staging, known: dict[int, Draft]) -> Draft |
     return draft.hold()
 
 
+def _above(key: str) -> Iterator[tuple[str, str]]:
+    """The folders above a key: of each the folder it is in, and its name there."""
+    at = key.removesuffix("/").rfind("/")
+    while at >= 0:
+        above = key.rfind("/", 0, at)
+        yield key[: above + 1], key[above + 1 : at]
+        at = above
+
+
 class Pending:
     """Entries by key. dropped: told of a settled entry that is taken out."""
 
@@ -248,6 +258,7 @@ class Pending:
         self.entries: dict[str, Entry] = {}
         self._inside: dict[str, dict[str, Entry]] = {}
         self._implied: dict[str, Counter[str]] = {}
+        self._stored: dict[str, dict[str, float]] = {}
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self.entries.values()))
@@ -267,6 +278,7 @@ class Pending:
     def add(self, entry: Entry) -> None:
         """Under its key, in place of what is there."""
         self.discard(entry.key)
+        entry.settled = entry.stored = None
         self.entries[entry.key] = entry
         self._inside.setdefault(entry.folder, {})[entry.key] = entry
         self._count(entry, 1)
@@ -281,24 +293,31 @@ class Pending:
         del inside[key]
         if not inside:
             del self._inside[folder]
-        self._count(entry, -1, key)
-        if entry.settled is not None:
+        if entry.settled is None:
+            self._count(entry, -1, key)
+        else:
             self.dropped(entry)
         return entry
 
+    def settle(self, entry: Entry, now: float) -> None:
+        """The store has it; the folders above it are there from now on by themselves."""
+        entry.settled = now
+        if entry.kind is not Kind.GONE and self.entries.get(entry.key) is entry:
+            self._count(entry, -1)
+            for above, name in _above(entry.key):
+                self._stored.setdefault(above, {})[name] = now
+
     def _count(self, entry: Entry, by: int, key: str | None = None) -> None:
-        """Whatever exists makes the folders above it exist."""
+        """Whatever is to exist makes the folders above it exist."""
         if entry.kind is Kind.GONE:
             return
-        at = (key if key is not None else entry.key).removesuffix("/").rfind("/")
-        text = key if key is not None else entry.key
-        while at >= 0:
-            above = text[:at].rfind("/")
-            names = self._implied.setdefault(text[: above + 1], Counter())
-            names[text[above + 1 : at]] += by
-            if not names[text[above + 1 : at]]:
-                del names[text[above + 1 : at]]
-            at = above
+        for above, name in _above(entry.key if key is None else key):
+            names = self._implied.setdefault(above, Counter())
+            names[name] += by
+            if not names[name]:
+                del names[name]
+            if not names:
+                del self._implied[above]
 
     def inside(self, folder: str) -> Iterator[Entry]:
         """Entries directly in a folder."""
@@ -308,15 +327,20 @@ class Pending:
         """Entries anywhere below a folder, not the folder's own."""
         return [entry for key, entry in self.entries.items() if key.startswith(folder) and key != folder]
 
-    def folders(self, folder: str) -> Collection[str]:
-        """Names of folders that exist because of something pending below them."""
-        return self._implied.get(folder, {}).keys()
+    def folders(self, folder: str, since: float) -> Collection[str]:
+        """Names of folders that exist because of something pending below them, or stored since."""
+        stored = [name for name, at in self._stored.get(folder, {}).items() if at >= since]
+        return {*self._implied.get(folder, ()), *stored}
 
     def expire(self, before: float) -> None:
         """Drop what was settled before a time."""
         for entry in self:
             if entry.settled is not None and entry.settled < before and not entry.opened:
                 self.discard(entry.key)
+        for folder, names in list(self._stored.items()):
+            self._stored[folder] = {name: at for name, at in names.items() if at >= before}
+            if not self._stored[folder]:
+                del self._stored[folder]
 
 
 def moved(stored: StoredObject, key: str) -> StoredObject:

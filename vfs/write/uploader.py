@@ -92,6 +92,7 @@ class Uploader:
         self._room = upload.Room(IN_MEMORY)
         self._sending: dict[str, Entry] = {}
         self._fetching: set[int] = set()
+        self._blocked: set[int] = set()
         self._last: dict[str, float] = {}
         self._planned, self._urgent = math.inf, False
         self._news = trio.Event()
@@ -114,7 +115,7 @@ class Uploader:
     def queue(self, below: str = "") -> list[Waiting]:
         """What waits, oldest first."""
         now = time.time()
-        found = [e for e in self.drive.pending if e.settled is None and e.waiting and e.key.startswith(below)]
+        found = self._waiting(below)
         found.sort(key=lambda entry: entry.since)
         return [
             Waiting(
@@ -138,10 +139,24 @@ class Uploader:
 
     async def flush(self, below: str = "", *, patience: float | None = None) -> list[Waiting]:
         """Send everything at once; what is left when nothing more can be done. patience: seconds at most."""
+        before: dict[int, int] = {}
+        for entry in self._waiting(below):
+            entry.due, before[entry.ident] = 0.0, entry.attempts
         with trio.move_on_after(patience if patience is not None else float("inf")), self._hurry():
-            while (left := self.queue(below)) and not all(one.attempts and one.error for one in left):
+            while any(self._is_moving(entry, before) for entry in self._waiting(below)):
                 await self._change()
         return self.queue(below)
+
+    def _waiting(self, below: str) -> list[Entry]:
+        pending = self.drive.pending
+        return [e for e in pending if e.settled is None and e.waiting and e.key.startswith(below)]
+
+    def _is_moving(self, entry: Entry, before: Mapping[int, int]) -> bool:
+        """Whether it was not tried yet since `before`, and waits for nothing that was tried in vain."""
+        if entry.key in self._sending or self._news.is_set():
+            return True
+        has_failed = entry.error and entry.attempts > before.get(entry.ident, 0)
+        return not has_failed and entry.ident not in self._blocked and entry.is_ready()
 
     async def wait_for(self, entry: Entry, draft: Draft) -> None:
         """The store has this content (or a later one). Raises the error of the last attempt when it takes
@@ -164,8 +179,6 @@ class Uploader:
         await self._rests.wait()
 
     def _changed(self) -> None:
-        self._rests.set()
-        self._rests = trio.Event()
         self._news.set()
 
     # -- the loop ---------------------------------------------------------------------------------------
@@ -179,6 +192,8 @@ class Uploader:
                 self._news = trio.Event()
                 pause = self._start(nursery)
                 self._planned = trio.current_time() + pause
+                self._rests.set()
+                self._rests = trio.Event()
                 self._forget_old()
                 with trio.move_on_after(pause):
                     await self._news.wait()
@@ -200,14 +215,15 @@ class Uploader:
             return pause
         askers = _askers([*self.drive.orphans, *active])
         batches = {e.batch for e in waiting if e.batch and e.kind is not Kind.GONE}
+        self._blocked.clear()
         for entry in sorted(waiting, key=lambda e: (e.due, e.ident)):
             if len(self._sending) >= AT_ONCE:
                 break
             if entry.key in self._sending or not entry.is_ready():
                 continue
-            if entry.kind is Kind.GONE and entry.batch in batches:
-                continue
-            if entry.key.endswith("/") and self._is_too_early(entry):
+            is_early = entry.key.endswith("/") and self._is_too_early(entry)
+            if is_early or (entry.kind is Kind.GONE and entry.batch in batches):
+                self._blocked.add(entry.ident)
                 continue
             if any(asker is not entry for asker in askers.get(entry.key, ())):
                 self._make_way(entry, askers, nursery)
@@ -227,6 +243,7 @@ class Uploader:
 
     def _make_way(self, entry: Entry, askers: Mapping[str, Sequence[Entry]], nursery: trio.Nursery) -> None:
         """Something here is still to be read from what is to be replaced, or removed."""
+        self._blocked.add(entry.ident)
         if entry.due > trio.current_time() and entry.error:
             return
         if entry.needs() and self._is_circle(entry, askers):
@@ -345,11 +362,12 @@ class Uploader:
                     whole = companions.body(self.drive.files, self.drive.pending, entry)
                     body = await stack.enter_async_context(whole)
                 metadata = await self._metadata(entry, base, numbered=source is None)
-                if entry.trying not in (None, draft, source):
+                sending = body.draft or source or entry.attributes.target
+                if entry.trying not in (None, draft, source, sending):
                     await self._resolve(entry)
                 if (entry.key, entry.base, _content(entry)) != (key, base, content):
                     return  # something else is to be sent by now
-                entry.try_(body.draft or source)
+                entry.try_(sending)
                 await self.drive.journal.put([entry.row()])
                 if (entry.key, entry.base, _content(entry)) != (key, base, content):
                     return
@@ -364,7 +382,7 @@ class Uploader:
                     else:
                         stored = await self._put(entry, key, base, body.draft, metadata)
             except (Stale, NotFound):
-                found = await self._refused(entry, key, base, body.draft or source)
+                found = await self._refused(entry, key, base, body.draft or source or entry.attributes.target)
                 if found is None:
                     return
                 stored = found
@@ -408,11 +426,11 @@ class Uploader:
             entry.try_(None)
 
     async def _refused(
-        self, entry: Entry, key: str, base: StoredObject | None, content: Draft | StoredObject | None
+        self, entry: Entry, key: str, base: StoredObject | None, content: Draft | StoredObject | str | None
     ) -> StoredObject | None:
         """The store has another version than the one to be replaced, or what was sent before: that one."""
         now = await self._now(key)
-        if now is not None and await self._is_ours(now, content, entry.attributes.target):
+        if now is not None and await self._is_ours(now, content):
             return now.object
         if entry.key != key or entry.base != base or self.drive.pending.active(key) is not entry:
             return None
@@ -540,12 +558,10 @@ class Uploader:
             if self.drive.pending.active(key) is entry:
                 await self.drive.journal.put([entry.row()])
 
-    async def _is_ours(
-        self, now: ObjectDetails, content: Draft | StoredObject | None, target: str | None = None
-    ) -> bool:
+    async def _is_ours(self, now: ObjectDetails, content: Draft | StoredObject | str | None) -> bool:
         """Whether what is there is just this content: the answer was lost, before a crash perhaps."""
-        if content is None:
-            return now.object.size == 0 and Attributes.of(now.metadata).target == target
+        if content is None or isinstance(content, str):
+            return now.object.size == 0 and Attributes.of(now.metadata).target == content
         if now.object.size != content.size:
             return False
         if isinstance(content, Draft) and now.object.version in await trio.to_thread.run_sync(
@@ -592,6 +608,7 @@ class Uploader:
             else:
                 entry.sent = stored if content[:2] == _content(entry)[:2] else None
                 entry.due = 0.0
+                entry.waiting = entry.is_ready()  # what is being written waits once it is closed
             if is_same and entry.live is None and entry.writers <= 0:
                 self._settle(entry, stored)
                 drop.append(entry.ident)
@@ -678,14 +695,22 @@ class Uploader:
         await self._settle_now(entry, stored)
 
     async def _has_something(self, key: str) -> bool:
-        page = await self._store.list(key, delimiter="", limit=2)
-        return any(stored.key != key for stored in page.objects)
+        """Whether there is more in a folder than what goes soon."""
+        page = await self._store.list(key, delimiter="")
+        leaving = {stored.key for stored in page.objects if self._is_leaving(stored.key)}
+        return any(stored.key not in (key, *leaving) for stored in page.objects)
+
+    def _is_leaving(self, key: str) -> bool:
+        entry = self.drive.pending.active(key)
+        return entry is not None and entry.kind is Kind.GONE
 
     async def _remove(self, entry: Entry) -> None:
         key = entry.key
         if entry.trying is not None:
             await self._resolve(entry)
         base = entry.base
+        if base is None and key.endswith("/") and (now := await self._now(key)) is not None:
+            base = now.object  # a marker that was being made when this was cut off
         if base is None:
             if self.drive.pending.active(key) is entry:
                 await self._settle_now(entry, None)
