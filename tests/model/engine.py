@@ -167,7 +167,10 @@ class Engine:
 
         async def bounded() -> T:
             with trio.fail_after(SECONDS):
-                return await work(*args)
+                try:
+                    return await work(*args)
+                finally:
+                    await self._quiet()
 
         return trio.from_thread.run(bounded, trio_token=self._token)
 
