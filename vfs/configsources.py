@@ -108,13 +108,15 @@ def plugin_names() -> frozenset[str]:
 
 def _flattened(document: Mapping[str, Any], known: Known) -> Iterable[tuple[str, object]]:
     """Dotted keys of a document. What is below `[plugin.NAME]` stays as it is: it belongs to the plugin, as
-    does `[NAME]` of one that is installed.
+    does `[NAME]` of one that is installed. `write = true` is short for `read_write`.
     """
     for key, value in document.items():
         if key == "plugin" and isinstance(value, dict):
             for name, table in value.items():
                 for inner, item in table.items() if isinstance(table, dict) else ():
                     yield f"{_PLUGIN}{name}.{inner}", item
+        elif key == "write" and not isinstance(value, dict):
+            yield "read_write", value
         elif isinstance(value, dict) and key in plugin_names():
             for inner, item in value.items():
                 yield f"{_PLUGIN}{key}.{inner}", item
@@ -164,8 +166,8 @@ def from_options(options: Sequence[str], known: Known) -> dict[str, Given]:
         key = key.replace("-", "_")
         if word in _MOUNT_WORDS or word.startswith("x-") or key == "comment":
             continue
-        if word == "ro":
-            given["read_write"] = Given(False, "command line: -o ro")
+        if word in ("ro", "rw", "write"):
+            given["read_write"] = Given(word != "ro", f"command line: -o {word}")
             continue
         origin = f"command line: -o {key}"
         _check_known(key, known, "command line: -o")
