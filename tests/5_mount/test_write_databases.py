@@ -23,7 +23,6 @@ from tests.writes import WrittenMount, written
 pytestmark = pytest.mark.fuse
 
 KEY = "a/database.sqlite"
-COMPANIONS = {"-wal", "-shm", "-journal"}
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +87,13 @@ def mounted(bucket: Bucket, tmp_path: Path, *options: str) -> Any:
     return written(tmp_path / "drive", f"r2://{bucket.name}", bucket.server.environ, *options)
 
 
-def made_database(bucket: Bucket, tmp_path: Path, mode: str = "delete") -> None:
+def made_database(bucket: Bucket, tmp_path: Path, mode: str = "delete", key: str = KEY) -> None:
     path = tmp_path / "made.sqlite"
+    path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA journal_mode = {mode}")
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, writer INTEGER, body TEXT)")
-    bucket.put(path.read_bytes(), {"db-version": "41", "theirs": "kept"})
+    bucket.put(path.read_bytes(), {"db-version": "41", "theirs": "kept"}, key)
 
 
 def arrives(check: Any, seconds: float = 30.0) -> None:
@@ -114,26 +114,29 @@ def opened(path: Path, mode: str | None = None) -> sqlite3.Connection:
 # -- as on a disk -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["delete", "truncate", "persist", "wal"])
-def test_what_is_committed_arrives_as_one_file(drive: WrittenMount, bucket: Bucket, mode: str) -> None:
-    with closing(opened(drive / KEY, mode)) as connection:
-        connection.execute("INSERT INTO t (writer, body) VALUES (1, 'x')")
-        with closing(opened(drive / KEY)) as other:
-            assert other.execute("SELECT body FROM t").fetchall() == [("x",)]
-    assert rows(drive / KEY, "SELECT body FROM t") == ["x"]
-    arrives(lambda: bucket.metadata()["db-version"] == "42")
-    assert bucket.rows("SELECT body FROM t") == ["x"]
-    assert bucket.body()[18:20] == (b"\2\2" if mode == "wal" else b"\1\1")
-    about = bucket.metadata()
-    assert about["theirs"] == "kept"
-    assert about["db-writer"].endswith("/reelfs")
-    assert bucket.stored() == [KEY]
-    # Reading it changes nothing.
-    with closing(opened(drive / KEY)) as connection:
-        assert connection.execute("SELECT count(*) FROM t").fetchone() == (1,)
-    drive.unmount()
-    assert bucket.metadata()["db-version"] == "42"
-    assert bucket.stored() == [KEY]
+def test_what_is_committed_arrives_as_one_file(bucket: Bucket, tmp_path: Path) -> None:
+    keys = {mode: f"{mode}.sqlite" for mode in ("delete", "truncate", "persist", "wal")}
+    for key in keys.values():
+        made_database(bucket, tmp_path, key=key)
+    with mounted(bucket, tmp_path) as mount:
+        for mode, key in keys.items():
+            with closing(opened(mount / key, mode)) as connection:
+                connection.execute("INSERT INTO t (writer, body) VALUES (1, 'x')")
+                with closing(opened(mount / key)) as other:
+                    assert other.execute("SELECT body FROM t").fetchall() == [("x",)]
+            assert rows(mount / key, "SELECT body FROM t") == ["x"]
+        for mode, key in keys.items():
+            arrives(lambda key=key: bucket.metadata(key)["db-version"] == "42")
+            assert bucket.rows("SELECT body FROM t", key) == ["x"]
+            assert bucket.body(key)[18:20] == (b"\2\2" if mode == "wal" else b"\1\1")
+            about = bucket.metadata(key)
+            assert about["theirs"] == "kept"
+            assert about["db-writer"].endswith("/reelfs")
+            # Reading it changes nothing.
+            with closing(opened(mount / key)) as connection:
+                assert connection.execute("SELECT count(*) FROM t").fetchone() == (1,)
+    assert {bucket.metadata(key)["db-version"] for key in keys.values()} == {"42"}
+    assert bucket.stored() == sorted(keys.values())
 
 
 def write_rows(path: str, writer: int, count: int) -> None:
@@ -201,53 +204,55 @@ def crashing(path: Path, mode: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_a_program_that_was_killed_leaves_the_last_transaction(
-    drive: WrittenMount, bucket: Bucket, mode: str
-) -> None:
-    with crashing(drive / KEY, mode) as program:
-        program.kill()
-    left = {name[len("database.sqlite") :] for name in os.listdir(drive / "a")} - {""}
-    assert left & {"-wal", "-journal"}
-    arrives(lambda: bucket.metadata()["db-version"] != "41" and bucket.rows() == [1])
-    # SQLite itself comes to the same, from what it left; and nothing of that is in the bucket.
-    with closing(opened(drive / KEY)) as connection:
-        assert connection.execute("SELECT body FROM t").fetchall() == [("done",)]
-        connection.execute("INSERT INTO t (writer, body) VALUES (3, 'after')")
-    arrives(lambda: bucket.rows("SELECT body FROM t") == ["done", "after"])
-    assert os.listdir(drive / "a") == ["database.sqlite"]
-    assert bucket.stored() == [KEY]
+MODES = {"delete": "delete.sqlite", "wal": "wal.sqlite"}
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_after_a_crash_of_the_mount_sqlite_recovers(bucket: Bucket, tmp_path: Path, mode: str) -> None:
-    made_database(bucket, tmp_path)
-    with mounted(bucket, tmp_path, "write.delay=60s") as mount:
-        with crashing(mount / KEY, mode) as program:
-            mount.kill()
-            program.kill()
-        assert bucket.metadata()["db-version"] == "41"
-        mount.start()
-        assert len(os.listdir(mount / "a")) > 1
-        with closing(opened(mount / KEY)) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert connection.execute("SELECT body FROM t").fetchall() == [("done",)]
-    assert bucket.rows("SELECT body FROM t") == ["done"]
-    assert bucket.stored() == [KEY]
-
-
-@pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_after_a_crash_what_is_sent_is_the_last_transaction_though_nobody_opens_it(
-    bucket: Bucket, tmp_path: Path, mode: str
-) -> None:
-    made_database(bucket, tmp_path)
+def test_a_program_that_was_killed_leaves_the_last_transaction(bucket: Bucket, tmp_path: Path) -> None:
+    for key in MODES.values():
+        made_database(bucket, tmp_path, key=key)
     with mounted(bucket, tmp_path) as mount:
-        with crashing(mount / KEY, mode) as program:
-            mount.kill()
-            program.kill()
+        for mode, key in MODES.items():
+            with crashing(mount / key, mode) as program:
+                program.kill()
+        left = {Path(name).name.partition("sqlite")[2] for name in os.listdir(mount.path)}
+        assert {"-wal", "-journal"} <= left
+        for key in MODES.values():
+            arrives(
+                lambda key=key: bucket.metadata(key)["db-version"] != "41" and bucket.rows(key=key) == [1]
+            )
+        # SQLite itself comes to the same, from what it left; and nothing of that is in the bucket.
+        for key in MODES.values():
+            with closing(opened(mount / key)) as connection:
+                assert connection.execute("SELECT body FROM t").fetchall() == [("done",)]
+                connection.execute("INSERT INTO t (writer, body) VALUES (3, 'after')")
+        for key in MODES.values():
+            arrives(lambda key=key: bucket.rows("SELECT body FROM t", key) == ["done", "after"])
+        assert sorted(os.listdir(mount.path)) == sorted(MODES.values())
+    assert bucket.stored() == sorted(MODES.values())
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_after_a_crash_of_the_mount_sqlite_recovers(bucket: Bucket, tmp_path: Path, opens: bool) -> None:
+    """And where nobody opens the database, what is sent is the last transaction, too."""
+    for key in MODES.values():
+        made_database(bucket, tmp_path, key=key)
+    with mounted(bucket, tmp_path, "write.delay=60s" if opens else "write.delay=1s") as mount:
+        programs = [crashing(mount / key, mode) for mode, key in MODES.items()]
+        mount.kill()
+        for program in programs:
+            with program:
+                program.kill()
+        assert {bucket.metadata(key)["db-version"] for key in MODES.values()} == {"41"}
         mount.start()
-        arrives(lambda: bucket.rows("SELECT body FROM t") == ["done"])
-    assert bucket.stored() == [KEY]
+        for key in MODES.values() if opens else ():
+            with closing(opened(mount / key)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                assert connection.execute("SELECT body FROM t").fetchall() == [("done",)]
+        for key in () if opens else MODES.values():
+            arrives(lambda key=key: bucket.rows("SELECT body FROM t", key) == ["done"])
+    for key in MODES.values():
+        assert bucket.rows("SELECT body FROM t", key) == ["done"]
+    assert bucket.stored() == sorted(MODES.values())
 
 
 # -- other clients ------------------------------------------------------------------------------------------
