@@ -413,6 +413,8 @@ class WritableAdapter(Adapter):
             self._unbind(entry)
             entry = None
         if not writing and entry is None:
+            if (read := _stored(inode.found)) is not None:
+                self._drive.twins.note(read)
             return await super().open(inode.number, flags, ctx)
         if writing:
             stored = self._file(inode)

@@ -244,6 +244,17 @@ def test_rename_of_stored_files_copies_in_the_store(server: R2, tmp_path: Path) 
     assert server.count("PutObject") <= 3, "markers alone"
 
 
+def test_a_copy_within_the_mount_is_made_in_the_store(server: R2, tmp_path: Path) -> None:
+    body = os.urandom(9_000_000)
+    server.fill("copies", {"a.mp4": body, "b.mp4": os.urandom(9_000_000)})
+    with written(tmp_path, "r2://copies", server.environ) as mount:
+        server.forget()
+        (mount / "b.mp4").read_bytes()
+        (mount / "c.mp4").write_bytes((mount / "a.mp4").read_bytes())
+    assert stored(server, "copies")["c.mp4"] == body
+    assert (server.count("CopyObject"), server.count("PutObject")) == (1, 0)
+
+
 def test_two_files_change_places(server: R2, tmp_path: Path) -> None:
     server.fill("swap", {"a": b"one", "b": b"two"})
     with written(tmp_path, "r2://swap", server.environ, "write.trash_ttl=0") as mount:

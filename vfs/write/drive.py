@@ -37,6 +37,7 @@ from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Kind, StagedObject
 from vfs.write.rules import Rules
 from vfs.write.staging import Draft, Staging
+from vfs.write.twins import Twins
 
 log = logging.getLogger("vfs.write")
 
@@ -68,6 +69,7 @@ class Drive:
         *,
         wake: Callable[[Entry], None],
         sending: Callable[[str], bool],
+        twins: Twins,
     ) -> None:
         self.metadata = metadata
         self.pending = metadata.pending
@@ -80,6 +82,8 @@ class Drive:
         self._last = journal.last_ident()
         self._opened: dict[str, Entry] = {}
         self._folders: dict[str, int] = {}
+        #: Stored files that were read: what is written may be a copy of one.
+        self.twins = twins
         self._dropped: set[int] = set()
         #: What happened to writes that lost a race or were cut off: `path`, `kept`, `why`, `time`.
         self.conflicts: list[dict[str, str]] = journal.notes("conflict")

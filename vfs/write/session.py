@@ -27,6 +27,7 @@ from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Pending
 from vfs.write.rules import Rules
 from vfs.write.staging import Staging
+from vfs.write.twins import Twins
 from vfs.write.uploader import Uploader, Waiting
 
 log = logging.getLogger("vfs.write")
@@ -153,6 +154,7 @@ async def open_writing(
         rules,
         wake=uploader.wake,
         sending=uploader.is_sending,
+        twins=Twins(reader),
     )
     uploader.drive = drive
     session = WriteSession(drive, uploader, fsync_to_store=fsync_to_store, flush_seconds=flush_seconds)

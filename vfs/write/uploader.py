@@ -361,6 +361,8 @@ class Uploader:
                 if source is None:
                     whole = companions.body(self.drive.files, self.drive.pending, entry)
                     body = await stack.enter_async_context(whole)
+                    if body.draft is draft and draft is not None and not body.parts:
+                        source = await self.drive.twins.find(draft)
                 metadata = await self._metadata(entry, base, numbered=source is None)
                 sending = body.draft or source or entry.attributes.target
                 if entry.trying not in (None, draft, source, sending):
