@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+#: Changes kept for a watcher who does not read them; then it is told that some are missing.
+MAX_WAITING = 10_000
 
 
 class Changes:
@@ -14,6 +21,7 @@ class Changes:
     def __init__(self, forget: Callable[[str], None]) -> None:
         self._forget = forget
         self._listeners: list[Callable[[str], None]] = []
+        self._watchers: list[trio.MemorySendChannel[dict[str, Any]]] = []
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Have a function called with each path that is refreshed (the kernel's adapter does)."""
@@ -21,6 +29,27 @@ class Changes:
 
     async def refresh(self, path: str) -> None:
         """From now on everything at or below `path` is asked for anew."""
+        self.happened(path, {"action": "refreshed", "path": path, "source": "command"})
+
+    def happened(self, path: str, told: dict[str, Any]) -> None:
+        """Something changed at `path`; who watches is told this."""
         self._forget(path)
         for listener in self._listeners:
             listener(path)
+        for watcher in self._watchers:
+            try:
+                watcher.send_nowait(told)
+            except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+                watcher.close()
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[trio.MemoryReceiveChannel[dict[str, Any]]]:
+        """What happens from now on; the channel ends when its reader was too slow."""
+        send, receive = trio.open_memory_channel[dict[str, Any]](MAX_WAITING)
+        self._watchers.append(send)
+        try:
+            with receive:
+                yield receive
+        finally:
+            self._watchers.remove(send)
+            send.close()

@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add them to the command line."""
-    for command in (status, top, refresh, forget, warm, flush, queue, undelete):
+    for command in (status, top, watch, refresh, forget, warm, flush, queue, undelete):
         app.command()(command)
     app.command("log-level")(log_level)
 
@@ -112,6 +112,17 @@ def refresh(where: Where = None) -> None:
     client, path = _client(where)
     with client:
         client.ask("refresh", {"path": path})
+
+
+def watch(where: Where = None) -> None:
+    """Print what changes at or below PATH as JSON lines, until Ctrl-C."""
+    import json
+
+    client, path = _client(where)
+    with client:
+        client.ask(
+            "watch", {"path": path}, progress=lambda change: print_line(json.dumps(change)), seconds=None
+        )
 
 
 def forget(where: Where = None, as_json: Json = False) -> None:

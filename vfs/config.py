@@ -131,6 +131,14 @@ class Crawlers(_Table):
     budget: Size = Field(default=16 * MIB, description="bytes fetched for one file that a crawler opens")
 
 
+class Events(_Table):
+    """`[events]`: changes of the bucket as they happen."""
+
+    queue: str = Field(
+        default="", description="URL of a Cloudflare queue with R2's notifications, pulled; empty: none"
+    )
+
+
 class MetricsRules(_Table):
     """`[metrics]`: the endpoint for Prometheus."""
 
@@ -237,6 +245,7 @@ class Settings(_Table):
     limits: Limits = Limits()
     crawlers: Crawlers = Crawlers()
     metrics: MetricsRules = MetricsRules()
+    events: Events = Events()
     plugins: PluginRules = PluginRules()
     write: WriteRules = WriteRules()
     plugin_tables: dict[str, dict[str, Any]] = Field(default={}, alias="plugin")

@@ -93,6 +93,9 @@ class Source(Protocol):
     async def reload(self) -> None:
         """Read settings and credentials again. Raises ReelfsError: then nothing was changed."""
 
+    async def follow(self) -> None:
+        """Take up changes of the source as they happen, until cancelled."""
+
     async def warm(self) -> None:
         """What can be made ready ahead, once the mount answers."""
 
@@ -213,6 +216,7 @@ async def _announce(
     ready()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notifier.run, opened.status.line)
+        nursery.start_soon(opened.follow)
         if settings.metrics.listen:
             nursery.start_soon(serve_metrics, settings.metrics.listen, opened.status)
         await opened.warm()

@@ -14,7 +14,7 @@ from vfs.cache.blocks import BlockCache
 from vfs.changes import Changes
 from vfs.config import LOG_LEVELS, Settings
 from vfs.control import Call, Control
-from vfs.errors import ConfigError, NotFound, ReadOnly
+from vfs.errors import ConfigError, NotFound, ReadOnly, Unavailable
 from vfs.nodes import Bytes, Directory, Spliced
 from vfs.reader import Reader
 from vfs.readers import Readers
@@ -52,6 +52,7 @@ class Operations:
             "refresh": self._refresh,
             "forget": self._forget,
             "warm": self._warm,
+            "watch": self._watch,
             "flush": self._flush,
             "queue": self._queue,
             "leave": self._leave,
@@ -79,6 +80,17 @@ class Operations:
         path = call.text("path", "")
         await self.changes.refresh(path)
         return {"path": path}
+
+    async def _watch(self, call: Call) -> Any:
+        """Say each change at or below `path`, until the client hangs up."""
+        path = call.text("path", "")
+        async with self.changes.watching() as changes:
+            await call.progress({"action": "watching", "path": path})
+            async for change in changes:
+                where = change["path"]
+                if not path or where == path or where.startswith(f"{path}/") or path.startswith(f"{where}/"):
+                    await call.progress(change)
+        raise Unavailable("changes came faster than they were read: some are missing")
 
     async def _forget(self, call: Call) -> Any:
         """Drop cached bytes of what is at or below `path`; the names are refreshed, too."""

@@ -96,6 +96,18 @@ class Runtime:
         self.readers.patterns = settings.crawlers.programs
         logging.getLogger().setLevel(settings.log_level.upper())
 
+    async def follow(self) -> None:
+        """Take up changes that the queue of `events.queue` tells of, until cancelled."""
+        from vfs.events import TOKEN, Queue, follow
+        from vfs.storage.credentials import environment
+
+        url = self.settings.events.queue
+        token = environment(self.settings.credentials).get(TOKEN) if url else None
+        if url and not token:
+            log.error("events.queue: no token: set %s", TOKEN)
+        elif url and token:
+            await follow(Queue(url, token), self.store.url, self.changes)
+
     async def warm(self) -> None:
         """Start a worker and make it ready for what plugins will run there: the first frame is quick."""
         for function in self.plugins.preparations():

@@ -58,6 +58,9 @@ class Opened:
     control: Control = field(default_factory=Control)
     changes: Changes = field(default_factory=lambda: Changes(lambda path: None))
 
+    async def follow(self) -> None:
+        """Nothing is."""
+
     async def reload(self) -> None:
         """Nothing is."""
 

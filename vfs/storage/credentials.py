@@ -64,7 +64,13 @@ def read(file: Path) -> dict[str, str]:
 
 
 #: Variables that are worth stealing.
-SECRETS = ("R2_SECRET_ACCESS_KEY", "R2_SESSION_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRETS = (
+    "R2_QUEUE_TOKEN",
+    "R2_SECRET_ACCESS_KEY",
+    "R2_SESSION_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 _withdrawn: dict[str, str] = {}
 
 

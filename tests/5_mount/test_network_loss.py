@@ -1,0 +1,64 @@
+"""A network that is away for long: nothing hangs for good, the cache is read, and it comes back by itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rules import Rule
+from tests.faulty_mounts import Bench, MountIt, bench, eventually, read, read_uncached, started, timed
+from tests.servers import moto_server
+
+pytestmark = pytest.mark.fuse
+
+BODY = random.Random(7).randbytes(300_000)
+#: Seconds: a lift, a tunnel, a laptop that slept. The longer ones with --slow.
+OUTAGES = [
+    6,
+    pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(200)]),
+    pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+]
+
+
+@pytest.fixture
+def away(mounted: MountIt) -> Iterator[Bench]:
+    objects = {"cached.bin": BODY, "unread.bin": BODY, "folder/a.bin": b"a"}
+    with moto_server() as server, bench(mounted, server, "away", objects, deadline="30s") as made:
+        made.mount.expect_log(r" WARNING ")
+        yield made
+
+
+@pytest.mark.parametrize("how", ["hang", "down"])
+@pytest.mark.parametrize("seconds", OUTAGES)
+def test_an_outage(away: Bench, seconds: int, how: str) -> None:
+    assert read(away / "cached.bin") == BODY
+    assert os.listdir(away / "folder") == ["a.bin"]
+    if how == "down":
+        away.proxy.down()
+    else:
+        away.proxy.fault(Rule("hang"))
+    ends = time.monotonic() + seconds
+    try:
+        with started(["cat", away / "unread.bin"]) as waiting:
+            eventually(lambda: bool(away.status()["offline"]), 20)  # at the first attempt that got no answer
+            while time.monotonic() < ends:
+                data, took = timed(lambda: read_uncached(away / "cached.bin"))
+                assert data == BODY
+                assert took < 5
+                time.sleep(min(5.0, max(0.0, ends - time.monotonic())))
+            if waiting.poll() is None:
+                waiting.send_signal(signal.SIGINT)
+                _, took = timed(lambda: waiting.wait(5))
+                assert took < 1
+    finally:
+        away.proxy.up()
+        away.proxy.clear()
+    eventually(lambda: read(away / "unread.bin") == BODY, 30)
+    assert Path(away / "folder" / "a.bin").read_bytes() == b"a"
+    assert not away.status()["offline"]
