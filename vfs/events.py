@@ -2,9 +2,9 @@
 
 R2 sends a message to a queue for each object that is created or deleted (`{account, action, bucket,
 object: {key, size, eTag}, eventTime}`, R2 event notifications); a consumer outside of Workers pulls
-batches and says which it has dealt with (Cloudflare Queues, pull consumers). Each event refreshes what the mount
-knows of that key, at once and whatever `dir_ttl` says. A message is acknowledged only after that; one that
-cannot be read is, too, since it would come again for ever.
+batches and says which it has dealt with (Cloudflare Queues, pull consumers). Each event refreshes what the
+mount knows of that key, at once and whatever `dir_ttl` says. A message is acknowledged only after that; one
+that cannot be read is, too, since it would come again for ever.
 
 Set `events.queue` to `https://api.cloudflare.com/client/v4/accounts/ACCOUNT/queues/QUEUE`; the token is the
 variable `R2_QUEUE_TOKEN`, in the environment or the credentials file.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import random
 import re
 from collections import Counter
@@ -44,6 +45,8 @@ FIRST_WAIT = 0.05
 LONGEST_WAIT = 5.0
 #: Without a usable answer for longer than this, seconds, the store is said to be offline.
 SILENCE = 2.0
+#: Nor while an attempt has waited for longer than this, beside what its bytes take on a slow line.
+HANGING = 5.0
 #: One attempt may take this share of the deadline, so that a hung connection leaves time for another,
 ATTEMPT_SHARE = 0.4
 #: and besides what its bytes take on the slowest line that is served (bytes per second): a slow one is not
@@ -78,8 +81,10 @@ class GuardedStore:
         self.counters = Counters()
         if isinstance(store, AsksBesides):
             store.count_in(self.counters.requests)
-        #: True after an operation that got no usable answer, until one does.
-        self.offline = False
+        self._offline = False
+        #: Of attempts that are waited for: when they began, and when one should have been answered.
+        self._waiting: dict[object, tuple[float, float]] = {}
+        self._answered = -math.inf
         self._silent_since: float | None = None
         #: Told of every version that a read has just seen, and when it was asked for.
         self.confirmed: Callable[[StoredObject, float], object] = lambda stored, when: None
@@ -92,6 +97,14 @@ class GuardedStore:
             yield
         finally:
             self._deadline = before
+
+    @property
+    def offline(self) -> bool:
+        """True after an operation that got no usable answer, and while one hangs and no other is answered."""
+        if self._offline or not self._waiting:
+            return self._offline
+        now = trio.current_time()
+        return any(due < now and self._answered < began for began, due in self._waiting.values())
 
     @property
     def url(self) -> str:
@@ -342,7 +355,8 @@ class GuardedStore:
                 self._count(error)
                 raise
             else:
-                self._healthy, self.offline, self._silent_since = True, False, None
+                self._healthy, self._offline, self._silent_since = True, False, None
+                self._answered = trio.current_time()
                 return answer
             # Full jitter: readers that failed together do not come back together.
             asked = getattr(last, "retry_after", None) or 0.0
@@ -362,19 +376,24 @@ class GuardedStore:
         now = trio.current_time()
         if self._silent_since is None:
             self._silent_since = now
-        self.offline = self.offline or now - self._silent_since > SILENCE
+        self._offline = self._offline or now - self._silent_since > SILENCE
 
     async def _attempt(self, attempt: Callable[[], Awaitable[T]], until: float, extra: float) -> T:
         """One attempt, cut short when it hangs."""
         # A folder of a million files takes its time, and would take it again.
         share = ATTEMPT_SHARE if self.remote else 1.0
         seconds = min(until - trio.current_time(), self._deadline * share + extra)
-        with trio.move_on_after(seconds):
-            return await attempt()
+        now, token = trio.current_time(), object()
+        self._waiting[token] = now, now + HANGING + extra
+        try:
+            with trio.move_on_after(seconds):
+                return await attempt()
+        finally:
+            del self._waiting[token]
         raise Unavailable(f"no answer within {seconds:.1f} s")
 
     def _given_up(self, operation: str, key: str, last: ReelfsError | None) -> StoreError:
-        self.offline = not isinstance(last, BadBody)
+        self._offline = not isinstance(last, BadBody)
         if isinstance(last, BadBody):
             return BadBody(f"{operation} {key}: {last}; given up after {self._deadline:g} s")
         return DeadlineExceeded(f"{operation} {key}: no usable answer within {self._deadline:g} s: {last}")
