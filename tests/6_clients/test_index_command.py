@@ -214,3 +214,38 @@ def test_the_journal_of_a_large_library_stays_on_disk(tmp_path: Path) -> None:
     again.forget()
     assert (again.waiting(), dict(again.outcomes())) == (19, {"made": 4_980})
     again.close()
+
+
+def test_watching_finds_what_comes_later(
+    videos: dict[str, bytes], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """With --watch it lists again and again, until it is interrupted."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(videos["games/p.mp4"])
+    command = [
+        sys.executable,
+        "-m",
+        "vfs.cli",
+        "index",
+        "--only=frames",
+        str(folder),
+        "--jobs=1",
+        "--watch=100ms",
+    ]
+    command += ["-o", f"cache_dir={tmp_path / 'cache'}"]
+    process = subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any("none needed" in line and "a.mp4" in line for line in lines)
+        (folder / "b.mp4").write_bytes(videos["games/f0.mp4"])
+        assert any(line.startswith("made") and "b.mp4" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
