@@ -555,9 +555,9 @@ def damaged(case: Case, memory: Callable[[], int]) -> Found:
             errors.append(errno.errorcode[error.errno or 0])
         slowest = max(slowest, time.monotonic() - began)
     grown = (memory() - before) >> 20
-    found.figures["damaged"] = (
-        f"{answers} answers, {len(errors)} errors ({', '.join(sorted(set(errors))) or '-'})"
-    )
+    kinds = ", ".join(sorted(set(errors)))
+    told = f"{answers} answers, {len(errors)} errors" + f" ({kinds})" * bool(kinds)
+    found.figures["damaged"] = f"{told}; the slowest after {slowest:.1f} s, {max(grown, 0)} MiB more"
     if grown >= 64:
         found.wrong.append(f"damaged: the daemon grew by {grown} MiB")
     if slowest > 5:  # A second is the aim; the machine may be busy.

@@ -2,7 +2,7 @@
 """Check videos against full decodes, write docs/fidelity.md: `python tests/6_clients/fidelity_page.py`.
 
 The real media beside the checkout and generated files, through a real mount. Full decodes are kept below
-`~/.cache/reelfs-fidelity` (`REELFS_FIDELITY_DIR` names another folder), so that a second run takes minutes.
+`~/.cache/reelfs-fidelity` (`FIDELITY_DIR` names another folder), so that a second run takes minutes.
 `--only NAME` tries some files and writes nothing; `--update` writes the page from a run over everything. One
 that was broken off is gone on with by `--resume`: what was found by the same code is not tried again.
 """
@@ -51,7 +51,6 @@ _AV1 = "ffmpeg 5.1 shows the frames of AV1 that an edit list hides; PyAV's FFmpe
 KNOWN: dict[str, dict[str, str]] = {
     "decord_corrupted.mp4": {
         "instants": _CONCEALED,
-        "ffmpeg": _CONCEALED,
         "fragments": _CONCEALED,
     },
     "go-mp4_sample_qt.mp4": {
@@ -61,8 +60,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "media_iibbibb_editlist_videoonly.mp4": {"ffmpeg": _OPEN_GROUP},
     "media_long_180p_av1.mp4": {"ffmpeg": _AV1},
     "media_sample_av1.mp4": {"ffmpeg": _AV1},
-    "h264_open_gop.mp4": {"ffmpeg": _OPEN_GROUP},
-    "h264_open_gop_fragmented.mp4": {"ffmpeg": _OPEN_GROUP},
+    "mp4ff_vvc_400kbps_2s.mp4": {"streams": "no browser plays VVC, so there are no streams of it"},
 }
 
 _COLUMNS = {
@@ -83,7 +81,7 @@ _COLUMNS = {
 
 def folder() -> Path:
     """Where full decodes are kept."""
-    return Path(os.environ.get("REELFS_FIDELITY_DIR") or Path.home() / ".cache" / "reelfs-fidelity")
+    return Path(os.environ.get("FIDELITY_DIR") or Path.home() / ".cache" / "reelfs-fidelity")
 
 
 def real() -> list[str]:
