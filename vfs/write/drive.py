@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import trio
@@ -56,6 +56,17 @@ class Recovered:
     kept: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """An upload of parts that is of no use any more. upload: its name; None where a crash, or something else,
+    came before that was known: then it is whatever is there besides `others`.
+    """
+
+    key: str
+    upload: str | None
+    others: list[str]
+
+
 class Drive:
     """See the module. wake: told that something waits. sending: whether a key is being written to now."""
 
@@ -94,9 +105,9 @@ class Drive:
         files.crowded = self._crowded
         #: Files without a name that somebody has open: what they read must stay in the store.
         self.orphans: list[Entry] = []
-        #: Uploads of parts that are of no use any more: (key, name), for the uploader to take.
-        self.abandoned: list[tuple[str, str]] = []
-        self._leaving: list[tuple[str, str]] = []  # of those, what the journal is still to be told
+        #: Uploads of parts that are of no use any more: for the uploader to take.
+        self.abandoned: list[Abandoned] = []
+        self._leaving: list[Abandoned] = []  # of those, what the journal is still to be told
 
     def entry(self, key: str, kind: Kind, **fields: object) -> Entry:
         """A new one, not yet pending."""
@@ -695,7 +706,7 @@ class Drive:
 
     async def recover(self, staging: Staging) -> Recovered:
         """What the journal has of earlier mounts is pending again. To be called once, first."""
-        self.abandoned += [(told["key"], told["upload"]) for told in self.journal.notes("upload")]
+        self.abandoned += [Abandoned(**told) for told in self.journal.notes("upload")]
         drafts: dict[int, Draft] = {}
         kept: list[tuple[str, str]] = []
         changed: list[Entry] = []
@@ -900,7 +911,7 @@ class Drive:
         """Tell the journal of one step, whole: what is new, and what is pending no more."""
         rows = {entry.ident: entry.row() for entry in changed if self.pending.get(entry.key) is entry}
         dropped, self._dropped = self._dropped - rows.keys(), set()
-        notes = [("upload", {"key": key, "upload": name}) for key, name in self._leaving]
+        notes = [("upload", asdict(one)) for one in self._leaving]
         self.abandoned += self._leaving
         self._leaving = []
         await self.journal.put(rows.values(), drop=dropped, notes=notes)
@@ -920,10 +931,16 @@ class Drive:
         if entry.waiting:
             self._wake(entry)
 
+    async def begin_anew(self, entry: Entry) -> None:
+        """An upload under way is of what the file was before."""
+        self.abandon(entry)
+        await self._commit([entry])
+        self._wake(entry)
+
     def abandon(self, entry: Entry) -> None:
         """An upload of parts for a key it leaves is of no use."""
-        if entry.upload is not None:
-            self._leaving.append((entry.key, entry.upload))
+        if entry.upload is not None or entry.starting is not None:
+            self._leaving.append(Abandoned(entry.key, entry.upload, list(entry.starting or ())))
             entry.upload, entry.upload_of, entry.parts = None, "", {}
         entry.starting = None
         entry.attempts, entry.error = 0, ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import resource
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -105,6 +108,22 @@ def merged_metadata(store: Store, **settings: Any) -> MergedMetadata:
     return MergedMetadata(store, pending=Pending(), **settings)
 
 
+def fault_point() -> Callable[[str], object]:
+    """For tests: with `REELFS_FAULT_POINT=NAME:N` in the environment the process is killed as it comes to the
+    step of that name (`*`: any) for the N-th time.
+    """
+    name, _, count = os.environ.get("REELFS_FAULT_POINT", "").partition(":")
+    if not name:
+        return lambda at: None
+    left = itertools.count(int(count or 1) - 1, -1)
+
+    def point(at: str) -> None:
+        if name in (at, "*") and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return point
+
+
 @asynccontextmanager
 async def open_writing(
     folder: Path,
@@ -120,11 +139,15 @@ async def open_writing(
     limit: int = 0,
     floor: int = 0,
     flush_seconds: float = 0.0,
-    point: Callable[[str], object] = lambda name: None,
+    point: Callable[[str], object] | None = None,
 ) -> AsyncIterator[WriteSession]:
     """Writing over a store, until the block is left; then what waits is sent for up to `flush_seconds`, and
     the rest is in the journal. Raises ReelfsError where another mount has the folder.
+
+    point: for tests, called with the name of each step that a crash may come before or after; without it what
+    the environment says (`fault_point`).
     """
+    point = point or fault_point()
     assert isinstance(metadata, MergedMetadata)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one for each file that is being written

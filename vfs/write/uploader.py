@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import trio
@@ -28,7 +28,7 @@ from vfs.storage import upload
 from vfs.storage.base import Body, ObjectDetails, Part, Store
 from vfs.write import companions, databases, trash
 from vfs.write.attributes import Attributes
-from vfs.write.drive import Drive, host
+from vfs.write.drive import Abandoned, Drive, host
 from vfs.write.pending import Entry, Kind
 from vfs.write.staging import Draft
 
@@ -143,7 +143,9 @@ class Uploader:
         for entry in self._waiting(below):
             entry.due, before[entry.ident] = 0.0, entry.attempts
         with trio.move_on_after(patience if patience is not None else float("inf")), self._hurry():
-            while any(self._is_moving(entry, before) for entry in self._waiting(below)):
+            while any(self._is_moving(entry, before) for entry in self._waiting(below)) or any(
+                entry.is_at_rest() for entry in self.drive.pending
+            ):
                 await self._change()
         return self.queue(below)
 
@@ -205,7 +207,7 @@ class Uploader:
         """Begin what is due; seconds until something else will be."""
         now, pause = trio.current_time(), 3600.0
         while self.drive.abandoned:
-            nursery.start_soon(self._abort, *self.drive.abandoned.pop())
+            nursery.start_soon(self._abort, self.drive.abandoned.pop())
         active = [entry for entry in self.drive.pending if entry.settled is None]
         for entry in active:
             if entry.is_at_rest() and entry.key not in self._sending:
@@ -375,6 +377,7 @@ class Uploader:
                     return
                 self._point("put")
                 stored = await self._copied(source, key, base, metadata) if source is not None else None
+                self._point("copied")
                 if stored is None:
                     if draft is None and entry.kind is Kind.FILE and source is not None:
                         stored = await self._is_told(key, source.size, metadata)
@@ -497,8 +500,8 @@ class Uploader:
         size = draft.size if draft is not None else 0
         mark = f"{draft.number if draft else 0} {json.dumps(metadata, sort_keys=True)}"
         if entry.upload is not None and entry.upload_of != mark:
-            self.drive.abandon(entry)  # of another content: its parts must not be mixed with these
-        if size > self._single and entry.upload is None:
+            await self.drive.begin_anew(entry)  # of another content: its parts must not be mixed with these
+        if entry.upload is None and (size > self._single or entry.starting is not None):
             await self._look_for_ours(entry, key)
 
         async def read(offset: int, length: int) -> Body:
@@ -511,7 +514,7 @@ class Uploader:
                 entry.upload, entry.upload_of, entry.parts, entry.starting = name, mark, {}, None
                 await self.drive.journal.put([entry.row()])
             else:
-                await self._abort(key, name)
+                await self._abort(Abandoned(key, name, []))
             self._point("upload-noted")
 
         async def sent(part: Part, length: int) -> None:
@@ -748,12 +751,17 @@ class Uploader:
                 log.info("the trash is looked at later: %s", error)
             await trio.sleep(3600)
 
-    async def _abort(self, key: str, name: str) -> None:
+    async def _abort(self, left: Abandoned) -> None:
         try:
-            await self._store.abort_upload(key, name)
-            await self.drive.journal.forget_notes("upload", lambda told: told.get("upload") == name)
+            names = [left.upload]
+            if left.upload is None:
+                there = await self._store.uploads(left.key)
+                names = [name for name, key in there.items() if key == left.key and name not in left.others]
+            for name in names:
+                await self._store.abort_upload(left.key, str(name))
+            await self.drive.journal.forget_notes("upload", lambda told: told == asdict(left))
         except ReelfsError as error:
-            log.info("an upload of %s is left for the next mount to drop: %s", key, error)
+            log.info("an upload of %s is left for the next mount to drop: %s", left.key, error)
 
     def _forget_old(self) -> None:
         """Settled entries that every listing knows of by now; times of keys."""
