@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 import typer.core
 
-from vfs import cli_mounts, cli_service
+from vfs import cli_mounts, cli_plugin, cli_service
 from vfs.errors import ConfigError, ReelfsError
 from vfs.terminal import (
     EXIT_BROKEN_PIPE,
@@ -388,6 +388,7 @@ def presign(
 
 cli_mounts.register(app)
 app.add_typer(cli_service.service)
+app.add_typer(cli_plugin.plugin)
 
 
 @app.command()
