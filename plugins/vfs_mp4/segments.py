@@ -208,7 +208,11 @@ def _placed(lane: Lane) -> Lane:
 
 
 def init_of(lanes: list[Lane], length: Fraction) -> bytes:
-    """ftyp and moov without samples. The edit begins at the window: what is only decoded lies before 0."""
+    """ftyp and moov without samples. The edit begins at the window: what is only decoded lies before 0.
+
+    It has no end, as is the rule with fragments (ISO/IEC 14496-12, 8.6.6): GStreamer 1.22 cuts in the middle
+    where it has one.
+    """
     timescale = splice.common_timescale([lane.track for lane in lanes])
     duration = round(length * timescale)
     traks = [
@@ -216,7 +220,7 @@ def init_of(lanes: list[Lane], length: Fraction) -> bytes:
             lane.track,
             duration=duration,
             media_duration=0,
-            edits=[(duration, lane.media)] if lane.media else [],
+            edits=[(0, lane.media)] if lane.media else [],
             tables=write.empty_tables(),
         )
         for lane in lanes
