@@ -25,6 +25,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--update-docs", action="store_true", help="write the tables of docs/players.md anew")
 
 
 #: Fixtures that mount: what uses one needs FUSE.

@@ -143,6 +143,12 @@ class Page:
         self.driver.get(f"{self.site.url}/page/page.html")
         return _shown(self.ask("open", player, f"/media/{quote(path)}", start))
 
+    def try_to_open(self, player: str, path: str) -> list[str]:
+        """As `open`, of what is not expected to play: what was complained of."""
+        self.driver.get(f"{self.site.url}/page/page.html")
+        troubles: list[str] = self.ask("open", player, f"/media/{quote(path)}", 0)["troubles"]
+        return troubles
+
     def seek(self, time: float) -> tuple[dict[str, Any], Picture]:
         """Seek by a second or more: the state, and the picture that is shown then."""
         return _shown(self.ask("seek", time))
