@@ -46,7 +46,7 @@ FORMS: dict[str, tuple[str, Fraction, Fraction, tuple[str, ...]]] = {
     "fragmented": (".mp4@/fragmented.mp4", Fraction(0), Fraction(99), FRAGMENTS),
 }
 #: What runs without --slow.
-DEFAULT = [("h264", "range"), ("h264", "key")]
+DEFAULT = [("h264", "range")]
 
 
 @dataclass(frozen=True)
