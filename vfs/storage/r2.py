@@ -188,10 +188,10 @@ class S3Store:
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Store an object by one PUT, under the condition. Its time is that of the answer."""
-        etag, time = await self._write(
+        etag, modified = await self._write(
             key, replaces, lambda c, k: r2write.put(c, self._bucket, k, body, replaces, metadata)
         )
-        return _described(key, len(body), etag, time)
+        return _described(key, len(body), etag, modified)
 
     async def copy(
         self,
@@ -207,10 +207,10 @@ class S3Store:
         if stored.size > r2copy.MOST_COPIED:
             return await self._copy_in_parts(stored, key, replaces, metadata)
         what = (stored, self._prefix + stored.key)
-        etag, time = await self._write(
+        etag, modified = await self._write(
             key, replaces, lambda c, k: r2copy.whole(c, self._bucket, *what, k, replaces, metadata)
         )
-        return _described(key, stored.size, etag, time)
+        return _described(key, stored.size, etag, modified)
 
     async def _copy_in_parts(
         self,
