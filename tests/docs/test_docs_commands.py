@@ -42,7 +42,7 @@ def test_the_commands_of_a_page_do_what_it_says(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_command_that_is_not_run_says_why(page: Path) -> None:
     for block in blocks(page):
-        assert block.kind in {"console", "sh", "text", "toml", "python", "ini", "json"}, (
+        assert block.kind in {"console", "sh", "text", "toml", "python", "ini", "json", "html"}, (
             f"{page.name}:{block.line}: an unknown kind of block: {block.kind!r}"
         )
         if block.kind == "sh":
