@@ -378,3 +378,31 @@ def test_a_database_that_is_read_is_one_version(drive: WrittenMount, bucket: Buc
     drive.unmount()
     assert bucket.rows("SELECT body FROM t") == ["theirs", "ours"]
     assert bucket.body(f"{KEY}-wal") == b"of another moment"
+
+
+# -- fsync --------------------------------------------------------------------------------------------------
+
+
+def test_fsync_of_a_quiet_database_sends_it_and_of_a_busy_one_does_not(
+    drive: WrittenMount, bucket: Bucket
+) -> None:
+    descriptor = os.open(drive / KEY, os.O_RDWR)
+    try:
+        with closing(opened(drive / KEY, "delete")) as connection:
+            connection.execute("INSERT INTO t (writer, body) VALUES (1, 'done')")
+            os.fsync(descriptor)
+            assert bucket.rows("SELECT body FROM t") == ["done"]
+            connection.execute("PRAGMA cache_size = 2")
+            connection.execute("BEGIN")
+            connection.executemany("INSERT INTO t (writer, body) VALUES (2, ?)", [("y" * 900,)] * 200)
+            before = bucket.metadata()
+            os.fsync(descriptor)
+            assert bucket.metadata() == before
+            connection.execute("ROLLBACK")
+        with closing(opened(drive / KEY, "wal")) as connection:
+            connection.execute("INSERT INTO t (writer, body) VALUES (3, 'in the log')")
+            os.fsync(descriptor)
+            assert bucket.rows("SELECT body FROM t") == ["done"]
+    finally:
+        os.close(descriptor)
+    arrives(lambda: bucket.rows("SELECT body FROM t") == ["done", "in the log"])
