@@ -322,7 +322,10 @@ def test_what_is_a_database_and_what_lies_beside_it(source: Path, tmp_path: Path
         assert not databases.holds_changes(kind, 0, b"")
     for kind in ("wal", "journal"):
         assert not databases.is_companion(kind, b"Dear diary,")
-    assert databases.is_companion("journal", bytes(28) + b"persisted")
+    # Over (journal_mode = PERSIST), and begun, but not on the disk yet.
+    for head in (bytes(28) + b"persisted", bytes(12) + b"nonce and pages"):
+        assert databases.is_companion("journal", head)
+        assert not databases.holds_changes("journal", 8720, head)
     assert not databases.holds_changes("journal", 512, bytes(28))
 
 

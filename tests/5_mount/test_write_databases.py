@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -253,6 +254,44 @@ def test_after_a_crash_of_the_mount_sqlite_recovers(bucket: Bucket, tmp_path: Pa
     for key in MODES.values():
         assert bucket.rows("SELECT body FROM t", key) == ["done"]
     assert bucket.stored() == sorted(MODES.values())
+
+
+COMMITTING = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+connection.execute("PRAGMA journal_mode = " + sys.argv[2])
+(last,) = connection.execute("SELECT coalesce(max(id), 0) FROM t").fetchone()
+while True:
+    last += 1
+    connection.execute("INSERT INTO t (id, body) VALUES (?, ?)", (last, "z" * (last % 3000)))
+    print(last, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_no_transaction_that_was_finished_is_lost_by_a_crash_of_the_mount(
+    bucket: Bucket, tmp_path: Path, mode: str, kills: int
+) -> None:
+    made_database(bucket, tmp_path)
+    chance = random.Random(kills)
+    with mounted(bucket, tmp_path, "write.delay=200ms") as mount:
+        for _ in range(kills):
+            command = [sys.executable, "-c", COMMITTING, str(mount / KEY), mode]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+                assert program.stdout is not None
+                finished = program.stdout.readline()
+                threading.Event().wait(chance.uniform(0, 1))
+                mount.kill()
+                finished = (program.stdout.read().splitlines() or [finished])[-1]
+            mount.start()
+            with closing(opened(mount / KEY)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                last, count = connection.execute("SELECT max(id), count(*) FROM t").fetchone()
+            assert last == count
+            assert last >= int(finished)
+    assert bucket.rows() == [last]
+    assert bucket.stored() == [KEY]
 
 
 # -- other clients ------------------------------------------------------------------------------------------

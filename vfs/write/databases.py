@@ -67,14 +67,14 @@ def is_database(head: bytes) -> bool:
 def is_companion(kind: str, head: bytes) -> bool:
     """Whether a file named as a companion (`names.companion`) has the content of one, or none yet.
 
-    head: its first bytes. A journal that is not in force begins with zeros. An index of a log begins with the
-    version of its format (walformat.html 2.1), in the order of bytes of this machine.
+    head: its first bytes. A journal that is not in force (yet, or any more) begins with zeros. An index of a
+    log begins with the version of its format (walformat.html 2.1), in the order of bytes of this machine.
     """
     if kind == "journal":
-        return head.startswith(_JOURNAL) or not head[:28].strip(b"\0")
+        return head.startswith(_JOURNAL) or not head[:12].strip(b"\0")
     if kind == "wal":
         return head[:4] in (b"", *_LOG)
-    return head[:4] in (_INDEX.to_bytes(4, "little"), _INDEX.to_bytes(4, "big")) or not head.strip(b"\0")
+    return head[:4] in (_INDEX.to_bytes(4, "little"), _INDEX.to_bytes(4, "big")) or not head[:4].strip(b"\0")
 
 
 def holds_changes(kind: str, size: int, head: bytes) -> bool:
