@@ -52,7 +52,7 @@ def from_key(window: Window, codes: Mapping[int, int] | None = None) -> Layout:
 
 
 def _text(window: Window, track: Track) -> Part | None:
-    """The samples of text that are shown meanwhile; None where there is none."""
+    """The samples of text that are shown meanwhile; None where there is none, or it is not all there."""
     shown = timeline.shown(window.movie, track)
     start, stop = (round(time * track.timescale) for time in (window.start, window.stop))
     first = int(np.searchsorted(shown.end, start, "right"))
@@ -64,6 +64,9 @@ def _text(window: Window, track: Track) -> Part | None:
     end = min(int(shown.end[last - 1]), stop)
     if (np.diff(rows) <= 0).any() or end <= int(begins[-1]):
         return None  # Edits that repeat: rare enough with text to leave it out.
+    offset, size = track.samples.offset[rows], track.samples.size[rows]
+    if int(offset.min()) < 0 or int((offset + size).max()) > window.movie.object.size:
+        return None  # A file that was cut has pictures still.
     dur = np.diff(begins, append=end)
     dts = np.cumsum(dur) - dur
     cts = np.zeros_like(dts)

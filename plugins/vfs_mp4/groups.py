@@ -28,6 +28,8 @@ STARTS = frozenset(("rap ", "sync"))
 _IRAP = range(16, 22)
 # From here on an index means a description of the same traf (8.9.4).
 _LOCAL = 0x10000
+# Descriptions and runs of one kind that are looked at: real files have a handful, and a run a sample at most.
+_MOST_DESCRIBED, _MOST_RUNS = 1024, 262_144
 #: Most samples that decoding begins earlier: far more than any codec needs.
 _MOST_LEAD = 1000
 
@@ -54,7 +56,7 @@ def read(data: bytes, found: Sequence[Box], notes: Notes) -> tuple[Grouping, ...
 def _runs(data: bytes, box: Box, notes: Notes) -> tuple[Ticks, Ticks]:
     """(ends, index) of an sbgp: version 1 has a parameter before the count."""
     at = 12 if data[box.body] == 1 else 8
-    rows = boxes.table(data, box, notes, ">u4", 2, at=at).astype(np.int64)
+    rows = boxes.table(data, box, notes, ">u4", 2, at=at)[:_MOST_RUNS].astype(np.int64)
     return np.cumsum(rows[:, 0]), rows[:, 1]
 
 
@@ -68,7 +70,7 @@ def descriptions(grouping: Grouping) -> list[bytes]:
         at += 4
     count, at = int.from_bytes(box[at : at + 4], "big"), at + 4
     found: list[bytes] = []
-    while len(found) < count and at < len(box):
+    while len(found) < min(count, _MOST_DESCRIBED) and at < len(box):
         each = length
         if version >= 1 and not length:
             each, at = int.from_bytes(box[at : at + 4], "big"), at + 4

@@ -72,9 +72,9 @@ async def clip(place: Place, window: Window) -> Layout:
     codes = {}
     tracks = {track.track_id: track for track in window.movie.tracks}
     for number, (row, since) in clips.timecodes_at(window).items():
-        data = await place.read(int(tracks[number].samples.offset[row]), 4)
-        if len(data) == 4:
-            codes[number] = int.from_bytes(data, "big") + since
+        at = int(tracks[number].samples.offset[row])
+        if at + 4 <= place.size:
+            codes[number] = int.from_bytes(await place.read(at, 4), "big") + since
     return await maybe_in_thread(window, partial(clips.exact, codes=codes))
 
 

@@ -72,6 +72,15 @@ def test_subtitles_go_with_a_clip_and_keep_in_step() -> None:
             assert at <= ms <= at + (500 - begin) + 1, block
 
 
+def test_text_that_is_not_there_costs_a_clip_nothing_else() -> None:
+    place = text.movie({"eng": CUES})
+    data = bytearray(place.data)
+    at = data.rindex(b"stco")
+    struct.pack_into(">I", data, at + 12, 0x7FFFFFFF)
+    made = clip(MemoryPlace(bytes(data)), "0.5s-2s.mp4")
+    assert [t.handler for t in movie(made).tracks] == ["soun"]
+
+
 @pytest.mark.skipif(FFMPEG is None, reason="needs ffmpeg")
 def test_ffmpeg_shows_the_subtitles_of_a_clip(tmp_path: Path) -> None:
     made = clip(text.movie({"eng": CUES}), "0.5s-2s.mp4")
@@ -232,6 +241,8 @@ def test_lying_groups_are_cut() -> None:
         assert groups.members(one, np.arange(20)).tolist() == [1] * 5 + [9] * 7 + [0] * 8
     huge = Grouping("roll", whole[: size - 2] + b"\x80\0", none, none)
     assert groups.lead((huge,)) == 1000
+    many = Grouping("roll", grouping(b"roll", [(1, 1)], [b"\xff\xfe"] * 200_000)[: 8 + 400_000], none, none)
+    assert len(groups.descriptions(many)) == 1024
     sync = Grouping("sync", grouping(b"sync", [(1, 1)], [b"\x15"]), np.array([2]), np.array([99]))
     assert not groups.starts((sync,), 5).any()
 
