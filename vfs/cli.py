@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from vfs.paths import Entry, Files
 
 
+#: The variable by which a shell asks for completions (typer's convention).
+_COMPLETE = "_REELFS_COMPLETE"
+
+
 class _Commands(typer.core.TyperGroup):
     """Our own commands; `index` and those of plugins are looked for when a name is none of these."""
 
@@ -429,6 +433,18 @@ def _tell(text: str) -> None:
     print(f"reelfs: {text}", file=sys.stderr)
 
 
+@app.command()
+def completion(
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> None:
+    """Print what makes a shell complete commands: `source <(reelfs completion bash)`."""
+    from typer._completion_shared import get_completion_script
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise ConfigError(f"{shell!r} is none of bash, zsh and fish")
+    print_line(get_completion_script(prog_name="reelfs", complete_var=_COMPLETE, shell=shell).rstrip("\n"))
+
+
 # -- running and printing -----------------------------------------------------------------------------------
 
 
@@ -480,6 +496,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     """The exit code of a command line."""
+    if _COMPLETE in os.environ:  # a shell asks what could come next
+        import typer.completion
+
+        vars(typer.completion)["completion_init"]()
     if arguments[:1] != ["mount"]:  # the daemon has a log of its own
         log_to_stderr()
     try:

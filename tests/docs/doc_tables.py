@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.docs.doc_pages import ROOT
+from vfs import manpage
 from vfs.config import Settings
 from vfs.configsources import markdown
 from vfs.telemetry import METRICS
@@ -47,3 +48,4 @@ def with_table(text: str, name: str, table: str) -> str:
 if __name__ == "__main__":
     for page, (name, make) in TABLES.items():
         page.write_text(with_table(page.read_text(), name, make()))
+    manpage.write(ROOT / "man")
