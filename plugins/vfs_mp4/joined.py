@@ -204,7 +204,7 @@ def _joined_lane(lane: _Lane, clips: Sequence[Clip], regions: Sequence[_Region])
         sync=np.concatenate([part.track.samples.sync[part.rows] for part in lane.parts]),
         description=np.ones(len(dts), np.int32),
     )
-    boxes = {**(tracks[0].boxes or {}), "stsd": stsd}
+    boxes = {**(tracks[0].boxes or {}), "stsd": stsd, "tref": b""}
     track = replace(tracks[0], timescale=timescale, samples=samples, boxes=boxes, groups=())
     lift = max(0, -int(cts.min()))
     edits = tuple((length, media if media < 0 else media + lift) for length, media in line.edits)
