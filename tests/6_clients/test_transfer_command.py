@@ -17,6 +17,7 @@ import urllib3
 
 from tests.r2.faults import Fault
 from tests.servers import R2, r2_server
+from vfs import transfer
 from vfs.storage import upload
 
 PART = upload.LEAST_PART
@@ -131,9 +132,9 @@ def test_a_get_that_was_killed_goes_on(server: R2, start: Start, film: Path, tmp
     """Nothing that was written is fetched again, and the file appears under its name when it is whole."""
     finished(start("put", film, "r2://bucket/got.mp4"))
     target, part = tmp_path / "got.mp4", tmp_path / "got.mp4.part"
-    server.fault(Fault("hang", "GetObject", times=-1, skip=3))
+    server.fault(Fault("hang", "GetObject", times=-1, skip=transfer.AT_ONCE))
     first = start("get", "r2://bucket/got.mp4", target)
-    until(lambda: part.exists() and part.stat().st_size > 0)
+    until(lambda: part.exists() and part.stat().st_size == transfer.AT_ONCE * transfer.PIECE)
     first.kill()
     first.wait(PATIENCE)
     had = part.stat().st_size
