@@ -6,6 +6,7 @@ import errno
 import json
 import mmap
 import os
+import shutil
 import stat
 import threading
 import time
@@ -212,6 +213,15 @@ def test_folders(here: Path, server: R2) -> None:
         (here / "a/b").mkdir()
         (here / "f").write_bytes(b"")
         (here / "f").rmdir()
+
+
+def test_a_folder_that_was_sent_goes_and_comes_again(here: Path) -> None:
+    for _ in range(3):
+        (here / "a/b/c").mkdir(parents=True)
+        (here / "a/b/file").write_bytes(b"x")
+        sync(here / "a/b/file")
+        shutil.rmtree(here / "a")
+        assert list(here.iterdir()) == []
 
 
 def test_rename_of_files(here: Path) -> None:

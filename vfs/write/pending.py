@@ -279,6 +279,8 @@ class Pending:
         """Under its key, in place of what is there."""
         self.discard(entry.key)
         entry.settled = entry.stored = None
+        if entry.kind is Kind.GONE and entry.key.endswith("/"):
+            self._forget_stored(entry)
         self.entries[entry.key] = entry
         self._inside.setdefault(entry.folder, {})[entry.key] = entry
         self._count(entry, 1)
@@ -306,6 +308,12 @@ class Pending:
             self._count(entry, -1)
             for above, name in _above(entry.key):
                 self._stored.setdefault(above, {})[name] = now
+
+    def _forget_stored(self, entry: Entry) -> None:
+        """A folder goes: what was stored in it made it exist until now."""
+        self._stored.get(entry.folder, {}).pop(entry.name, None)
+        for folder in [folder for folder in self._stored if folder.startswith(entry.key)]:
+            del self._stored[folder]
 
     def _count(self, entry: Entry, by: int, key: str | None = None) -> None:
         """Whatever is to exist makes the folders above it exist."""
