@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.docs.doc_pages import ROOT
 from vfs import manpage
@@ -27,10 +29,36 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
+def licences() -> str:
+    """Every package that reelfs itself needs, as `requirements.lock` pins them, with its licence."""
+    names = re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    lines = ["| package | licence |", "|---|---|"]
+    for name in names:
+        try:
+            told = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another system
+        lines.append(f"| `{name}` | {_licence(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _licence(told: Any) -> str:
+    """As a package says it: an SPDX expression, else its classifiers, else the first line of its text."""
+    if expression := told.get("License-Expression"):
+        return str(expression)
+    classifiers = [
+        str(c).rpartition(" :: ")[2] for c in told.get_all("Classifier") or () if c.startswith("License ::")
+    ]
+    if classifiers:
+        return ", ".join(classifiers)
+    return (str(told.get("License") or "not said").strip().splitlines() or ["not said"])[0][:60]
+
+
 #: Page -> the name of its marked part, and what makes it.
 TABLES: dict[Path, tuple[str, Callable[[], str]]] = {
     ROOT / "docs" / "configuration.md": ("settings", settings),
     ROOT / "docs" / "metrics.md": ("metrics", metrics),
+    ROOT / "docs" / "licences.md": ("licences", licences),
 }
 
 
