@@ -264,7 +264,9 @@ def _same_by_every_way(tmp_path: Path, key: str, env: str, text: str) -> None:
     table, _, name = key.rpartition(".")
     by_file = load(tmp_path, (f"[{table}]\n" if table else "") + f"{name} = {text}")
     by_env = Settings.load(environ={env: word})
-    by_option = Settings.load(options=[f"{key}={word}"], environ={})
+    # In -o a comma ends an option: a list repeats its key.
+    items = plain if isinstance(plain, list) else [word]
+    by_option = Settings.load(options=[",".join(f"{key}={item}" for item in items)], environ={})
     plain_dump = Settings().model_dump(exclude={"origins", "file"})
     for settings in (by_file, by_env, by_option):
         assert settings.model_dump(exclude={"origins", "file"}) == plain_dump
