@@ -109,10 +109,10 @@ def merged_metadata(store: Store, **settings: Any) -> MergedMetadata:
 
 
 def fault_point() -> Callable[[str], object]:
-    """For tests: with `REELFS_FAULT_POINT=NAME:N` in the environment the process is killed as it comes to the
+    """For tests: with `VFS_FAULT_POINT=NAME:N` in the environment the process is killed as it comes to the
     step of that name (`*`: any) for the N-th time.
     """
-    name, _, count = os.environ.get("REELFS_FAULT_POINT", "").partition(":")
+    name, _, count = os.environ.get("VFS_FAULT_POINT", "").partition(":")
     if not name:
         return lambda at: None
     left = itertools.count(int(count or 1) - 1, -1)
