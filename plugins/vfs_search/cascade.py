@@ -8,14 +8,14 @@ database says was cut from where, needs no index: see `origins`.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfs_search import engine, features, hashes, landmarks
-from vfs_search.align import VOTE, Vote, align
+from vfs_search.align import VOTE, Aligned, Vote, align
 from vfs_search.catalog import Snapshot
 from vfs_search.sampling import Question
 
@@ -23,9 +23,14 @@ from vfs_search.sampling import Question
 LEAST_CODED, LEAST_SOUND, SOUND_MARGIN = 3, 12, 2.0
 #: References a picture may vote for.
 CANDIDATES = 20
-#: The visual score at which a stretch is as likely the wrong one as the right one, and how fast that changes.
+#: Places that are looked at together.
+PLACES = 20
+#: A visual score counts by how far it is above what videos that do not show the question score: as many
+#: others as these may show it, too. Where there are no more videos, the floor stands for them.
+COPIES, FLOOR, SOFT = 3, 0.035, 0.02
+#: The quotient at which a stretch is as likely the wrong one as the right one, and how fast that changes.
 #: From tests/bench/search_eval.py: see docs/search.md.
-EVEN, STEEP = 0.062, 0.012
+EVEN, STEEP = 1.72, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,9 @@ def visual(
         row=rows,
     )
     found = []
-    for one in align(votes, pictures, question.duration):
+    places = align(votes, pictures, question.duration, PLACES)
+    usual = _usual(places, len(snapshot.entries))
+    for one in places:
         best = np.flatnonzero((votes.row == one.row) & np.isclose(votes.score, one.similarity))
         variant = question.names[int(asked[best[0]] % variants)] if len(best) else ""
         window = features.window_names(12)[int(snapshot.columns["windows"][one.row])]
@@ -146,15 +153,37 @@ def visual(
         matched = float(times[one.row])
         found.append(
             Stretch(
-                one.video, one.start, one.end, confidence(one.score), "visual", one.offset, matched, details
+                one.video,
+                one.start,
+                one.end,
+                confidence(one.score, usual),
+                "visual",
+                one.offset,
+                matched,
+                details,
             )
         )
     return found
 
 
-def confidence(score: float) -> float:
+def _usual(places: Sequence[Aligned], videos: int) -> float:
+    """What a video scores that does not show the question. videos: how many there are."""
+    best: dict[int, float] = {}
+    for one in places:
+        best[one.video] = max(best.get(one.video, 0.0), one.score)
+    scores = sorted(best.values(), reverse=True)
+    if len(scores) > COPIES:
+        return scores[COPIES]
+    # Fewer videos have so many places among the best that the others have no more than the last of these.
+    if len(places) >= PLACES:
+        return places[-1].score
+    return 0.0 if videos > COPIES else FLOOR
+
+
+def confidence(score: float, usual: float) -> float:
     """How likely a visual match is the right one, 0 to 1: a logistic curve through what was measured."""
-    return 1 / (1 + math.exp(-max(-60.0, min(60.0, (score - EVEN) / STEEP))))
+    quotient = score / (usual + SOFT)
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, (quotient - EVEN) / STEEP))))
 
 
 @dataclass(frozen=True, slots=True)

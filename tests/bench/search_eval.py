@@ -258,7 +258,7 @@ def by_tier(asked: Asked, snapshot: Snapshot, names: dict[str, int]) -> dict[str
                 s.video,
                 s.start,
                 s.end,
-                float(s.details.get("alignment", s.score)),
+                s.score,
                 float(s.details.get("speed", "1")),
             )
             for s in stretches
@@ -344,10 +344,14 @@ def clips(questions: list[Asked], snapshot: Snapshot, peers: Others, names: dict
                 rows[who][asked.how].append(said)
             else:
                 wrong[who].append(said.score)
-    return {who: _clip_figures(by_how, wrong[who]) for who, by_how in rows.items()}
+    return {
+        who: _clip_figures(by_how, wrong[who], 1e-9 if who in ("rep0st108", "pdq") else 0.5)
+        for who, by_how in rows.items()
+    }
 
 
-def _clip_figures(by_how: dict[str, list[Verdict]], absent: list[float]) -> dict[str, Any]:
+def _clip_figures(by_how: dict[str, list[Verdict]], absent: list[float], accepted: float) -> dict[str, Any]:
+    """accepted: the score from which on a way of looking takes its own answer for true."""
     everything = [said for all_said in by_how.values() for said in all_said]
     # The lowest threshold at which nothing that is absent is accepted.
     limit = max(absent, default=0.0)
@@ -367,7 +371,7 @@ def _clip_figures(by_how: dict[str, list[Verdict]], absent: list[float]) -> dict
             how: 100 * float(np.mean([s.right and s.score > limit for s in all_said]))
             for how, all_said in by_how.items()
         },
-        "false accepts": 100 * float(np.mean([score > 0 for score in absent])) if absent else None,
+        "false accepts": 100 * float(np.mean([score >= accepted for score in absent])) if absent else None,
         "scores of absent p50 p95": [float(np.percentile(absent, q)) for q in (50, 95)] if absent else None,
         "scores of right p5 p50": [
             float(np.percentile([s.score for s in everything if s.right] or [0], q)) for q in (5, 50)
