@@ -18,7 +18,7 @@ import trio
 from vfs.cache.intervals import Range
 from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
-from vfs.write import companions
+from vfs.write import companions, databases
 from vfs.write.journal import Journal
 from vfs.write.pending import Entry, Pending
 from vfs.write.staging import Draft, Staging
@@ -124,8 +124,12 @@ class Files:
 
     async def _all_of_database(self, entry: Entry) -> None:
         """A database is here whole before it is changed, while the store has this version of it."""
-        if not companions.is_part(self._pending, entry):
+        content = entry.content
+        is_here = not content.missing(0, content.size) if content is not None else entry.origin is None
+        if is_here or not companions.is_part(self._pending, entry):
             return
+        if not databases.is_database(await self.read(entry, 0, 16)):
+            return  # it only has the name of one
         async with entry.lock:
             live = await self._live(entry)
         await self.fill(entry, live)
