@@ -208,6 +208,18 @@ class Drive:
                     await self._closed_beside(entry)
             self.tidy(entry)
 
+    async def end(self) -> None:
+        """The kernel has left, and told of the last uses of files or not: what was closed is closed. (What
+        was being written waits in the journal, and is kept as half a file by the next mount.)
+        """
+        for entry in self.pending:
+            if entry.live is not None and not entry.dirty:
+                entry.writers = 1
+                try:
+                    await self.close(entry)
+                except ReelfsError as error:
+                    log.warning("%s waits for the next mount: %s", entry.key, error)
+
     def tidy(self, entry: Entry) -> None:
         """A file that nobody has open and that is not pending needs nothing here."""
         if entry.writers > 0 or entry.opened > 0 or self.pending.get(entry.key) is entry:

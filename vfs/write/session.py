@@ -190,6 +190,7 @@ async def open_writing(
                 yield session
             finally:
                 with trio.CancelScope(shield=True):
+                    await drive.end()
                     left = await session.flush(patience=session.flush_seconds)
                 if left:
                     log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
