@@ -19,7 +19,7 @@ from vfs_search.options import Options
 from vfs_search.plugin import Search
 from vfs_search.textindex import TextIndex
 
-from vfs import Bytes, Malformed, ReelfsError, Runtime, Settings, Spliced, Symlink, open_runtime
+from vfs import Bytes, Malformed, NameTooLong, ReelfsError, Runtime, Settings, Spliced, Symlink, open_runtime
 from vfs.testing import ViewContract
 
 SCHEMA = """
@@ -204,6 +204,16 @@ def test_no_text_is_anything_but_text(user: Path, text: str) -> None:
         else:
             # A word of the injected syntax finds nothing that a plain word would not.
             assert len(found) <= 1
+        assert len(await results(runtime, "foot")) == 2
+
+    on(user, ask)
+
+
+@pytest.mark.parametrize("kind", ["text", "frame", "clip", "saved", "drop"])
+def test_ten_megabytes_are_a_name_too_long(user: Path, kind: str) -> None:
+    async def ask(runtime: Runtime) -> None:
+        with pytest.raises(NameTooLong):
+            await runtime.tree.resolve(f"search/{kind}/{'a' * 10_000_000}")
         assert len(await results(runtime, "foot")) == 2
 
     on(user, ask)
