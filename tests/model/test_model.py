@@ -457,9 +457,9 @@ class Mounted(RuleBasedStateMachine):
         if self.store.held or self.is_fuzzy:
             return
         self.engine.close()
-        self.after(self.engine.folder)
+        self.after(self.engine.folder, ended=True)
 
-    def after(self, folder: Path) -> None:
+    def after(self, folder: Path, *, ended: bool = False) -> None:
         cut = {key: node for key, node in self.model.overlay.items() if node is not None and node.handles}
         self.handles.clear()
         self.model.opened.clear()
@@ -472,6 +472,8 @@ class Mounted(RuleBasedStateMachine):
                 node.handles = 0
                 self.legal.add(node.body)
                 continue
+            if ended and node.body:
+                assert node.body in kept, f"{key}: what was being written is gone"
             if node.closed is not None:
                 assert kept or tree.get(key) == node.closed
             del self.model.overlay[key]

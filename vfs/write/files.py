@@ -206,6 +206,11 @@ class Files:
             raise
         self._noted.add(live.number)
 
+    async def note_unfinished(self) -> None:
+        """The mount ends: what programs are still writing is kept for the next one, as after a crash."""
+        written = [e for e in self._pending if e.live is not None and e.live.changes and e.dirty]
+        await self._journal.put([entry.row() for entry in written if self._is_named(entry)])
+
     async def close(self, entry: Entry) -> None:
         """One writer less; after the last it waits to be sent."""
         entry.writers -= 1

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import trio
 import xxhash
 
 from vfs.cache.metadata import Metadata
+from vfs.errors import NoRoom
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
 from vfs.units import visible
@@ -192,6 +193,8 @@ async def open_writing(
                 with trio.CancelScope(shield=True):
                     await drive.end()
                     left = await session.flush(patience=session.flush_seconds)
+                    with suppress(NoRoom):
+                        await files.note_unfinished()
                 if left:
                     log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
                 nursery.cancel_scope.cancel()
