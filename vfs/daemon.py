@@ -249,6 +249,7 @@ async def _obey_signals(
 
 async def _reload(reload: Callable[[], Awaitable[None]], notifier: Notifier) -> None:
     notifier.reloading()
+    log.info("SIGHUP: reloading settings and credentials")
     try:
         await reload()
     except ReelfsError as error:

@@ -172,7 +172,9 @@ def test_the_status_folder_is_whole_and_asks_the_store_nothing(root: FakePlace) 
     view = make_view()
     root.down = True
     folder = walk(view, root, ".reelfs")
-    assert names(folder) == {"status.json", "metrics", "config.toml", "plugins", "collisions", "keys"}
+    assert names(folder) == {
+        *("status.json", "metrics", "config.toml", "plugins", "collisions", "keys", "trash"),
+    }
     for name in ("status.json", "metrics", "config.toml", "plugins", "collisions"):
         assert isinstance(walk(view, root, f".reelfs/{name}"), Bytes)
     assert walk(view, root, ".reelfs/nothing") is None
