@@ -154,8 +154,7 @@ class Teller:
         self.store.clear()
         for key, body in STORIES[name][0].items():
             self.store.replace(key, body)
-        base = "/dev/shm" if Path("/dev/shm").is_dir() else self.folder
-        return Path(tempfile.mkdtemp(prefix="reelfs-crash-", dir=base))
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
     def tell(self, folder: Path, steps: Steps, kill: int = 0) -> int:
         """How it ended."""
@@ -218,8 +217,10 @@ def is_like(found: State, wanted: State) -> bool:
 
 
 @pytest.fixture
-def teller(processes: Any, store: ParentStore, tmp_path: Path) -> Teller:
-    return Teller(processes, store, tmp_path)
+def teller(processes: Any, store: ParentStore) -> Iterator[Teller]:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="reelfs-crash-", dir=memory) as folder:
+        yield Teller(processes, store, Path(folder))
 
 
 @pytest.mark.parametrize("name", STORIES)
