@@ -105,7 +105,7 @@ def test_players_play_and_seek(shown: Shown, page: Page, name: str, player: str,
     ends = sorted((float(last) + 1 / 30, 10.0))
     assert ends[0] - 0.05 < state["duration"] < ends[1] + 0.05
 
-    for time in (*TIMES, ends[0] - 0.1):
+    for time in (*TIMES, ends[0] - 0.09):
         state, picture = page.seek(time)
         assert (state["troubles"], state["currentTime"]) == ([], pytest.approx(time))
         assert rank(source, picture) == known.at(Fraction(time)), time
