@@ -24,9 +24,10 @@ from vfs.storage.base import Store
 from vfs.units import visible
 from vfs.write import companions, trash
 from vfs.write.book import Book
-from vfs.write.drive import Drive, Recovered
+from vfs.write.drive import Drive
 from vfs.write.files import Fetches, Files
 from vfs.write.journal import Journal
+from vfs.write.losses import Recovered
 from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Pending
 from vfs.write.rules import Rules
@@ -181,6 +182,7 @@ async def open_writing(
         twins=Twins(reader),
     )
     uploader.drive = drive
+    files.crowded = drive.crowded
     session = WriteSession(drive, uploader, fsync_to_store=fsync_to_store, flush_seconds=flush_seconds)
     try:
         session.recovered = await drive.recover(staging)

@@ -1,0 +1,542 @@
+"""Sending one pending name: what is requested of the store, and what its answer means.
+
+Every request carries its condition, so a write that lost a race is known and both are kept. A request that
+was never answered is remembered: what is there then may be its doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import trio
+
+from vfs.errors import Damaged, NotFound, ReelfsError, Stale
+from vfs.spans import StoredObject
+from vfs.storage import upload
+from vfs.storage.base import Body, ObjectDetails, Part, Store
+from vfs.write import companions, databases, trash
+from vfs.write.attributes import Attributes
+from vfs.write.drive import Drive
+from vfs.write.pending import Entry, Kind
+from vfs.write.staging import Draft
+from vfs.write.steps import Abandoned, host
+
+log = logging.getLogger("vfs.write")
+
+#: What of an entry is sent: when it is another one, it is to be sent again.
+Content = tuple[Draft | None, StoredObject | None, Attributes]
+#: Bytes of bodies on their way at one time.
+IN_MEMORY = 128 << 20
+#: Bytes of both that are compared when an answer was lost and the etag does not tell.
+MAX_COMPARED = 64 << 20
+
+
+class Sender:
+    """trash_seconds: what is removed is kept so long below `.reelfs-trash/` (0 = not). settled: told of an
+    entry the store has, and what it was before.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        trash_seconds: float,
+        settled: Callable[[Entry, StoredObject | None], None],
+        point: Callable[[str], object] = lambda name: None,
+        single: int = upload.SINGLE,
+    ) -> None:
+        self.drive: Drive
+        self._store = store
+        self._trash = trash_seconds
+        self._settled = settled
+        self._point = point
+        self._single = single
+        self._room = upload.Room(IN_MEMORY)
+        self.sent_bytes = 0
+
+    async def _send(self, entry: Entry) -> None:
+        if entry.kind is Kind.GONE:
+            await self._remove(entry)
+        elif entry.kind is Kind.FOLDER:
+            await self._mark(entry)
+        else:
+            await self._store_file(entry)
+
+    async def _ask(self, entry: Entry) -> None:
+        """A file that was moved with its folder keeps its metadata, and its time."""
+        origin = entry.origin
+        if not entry.asks or origin is None:
+            return
+        try:
+            before = await self.drive.book.ask(origin)
+        except Stale:
+            return  # the copy itself will say so
+        if entry.origin == origin:
+            entry.asks = False
+            if before.mtime_ns is None:
+                before = replace(before, mtime_ns=origin.mtime_ns)
+            entry.attributes = entry.attributes.over(before)
+            if entry.attributes.target is not None:
+                entry.kind = Kind.LINK
+
+    async def _store_file(self, entry: Entry) -> None:
+        await self._ask(entry)
+        try:
+            await self._store_content(entry)
+        except Damaged as error:
+            await self.drive.damaged(entry, str(error))
+
+    async def _store_content(self, entry: Entry) -> None:
+        key, base, draft = entry.key, entry.base, entry.draft
+        content = _content(entry)
+        source = entry.sent or (entry.origin if draft is None and entry.kind is Kind.FILE else None)
+        if not entry.whole:
+            source = None
+        body = companions.Body(draft)
+        async with AsyncExitStack() as stack:
+            if draft is not None:
+                stack.callback(draft.hold().release)
+            try:
+                if draft is not None and not await self._make_whole(entry, draft):
+                    return
+                if source is None:
+                    whole = companions.body(self.drive.files, self.drive.pending, entry)
+                    body = await stack.enter_async_context(whole)
+                    if body.draft is draft and draft is not None and not body.parts:
+                        source = await self.drive.twins.find(draft)
+                metadata = await self._metadata(entry, base, numbered=source is None)
+                sending = body.draft or source or entry.attributes.target
+                if entry.trying not in (None, draft, source, sending):
+                    await self._resolve(entry)
+                if (entry.key, entry.base, _content(entry)) != (key, base, content):
+                    return  # something else is to be sent by now
+                entry.try_(sending)
+                await self.drive.journal.put([entry.row()])
+                if (entry.key, entry.base, _content(entry)) != (key, base, content):
+                    return
+                self._point("put")
+                stored = await self._copied(source, key, base, metadata) if source is not None else None
+                self._point("copied")
+                if stored is None:
+                    if draft is None and entry.kind is Kind.FILE and source is not None:
+                        stored = await self._is_told(key, source.size, metadata)
+                        if stored is None:
+                            await self._lost(entry, source)
+                            return
+                    else:
+                        stored = await self._put(entry, key, base, body.draft, metadata)
+            except (Stale, NotFound):
+                found = await self._refused(entry, key, base, body.draft or source or entry.attributes.target)
+                if found is None:
+                    return
+                stored = found
+            self._point("sent")
+            told = replace(entry.attributes, user=_user(metadata))
+            await self.drive.arrived(key, stored, body.parts)
+            await self._arrived(entry, key, stored, content, told)
+            if body.parts and entry.settled is not None:
+                self.drive.files.drop_settled(entry)  # what is staged is not all of it
+
+    async def _make_whole(self, entry: Entry, draft: Draft) -> bool:
+        """Fetch what is missing of what is to be sent, and of what is being written on top of it: what they
+        stand on may be about to be replaced. Whether that was possible.
+        """
+        live = entry.live
+        try:
+            changed = await self.drive.files.fill(entry, draft)
+            if live is not None and live.base is not None:
+                changed = await self.drive.files.fill(entry, live) or changed
+        except (Stale, NotFound):
+            count = sum(one.forsake() for one in (draft, live) if one is not None)
+            why = f"the version it was written on is gone: {count} bytes that were not written are zeros"
+            if self.drive.pending.active(entry.key) is entry:
+                await self.drive.conflict(entry, why)
+            return False
+        if changed:
+            await trio.to_thread.run_sync(draft.sync)
+            if self.drive.pending.active(entry.key) is entry:
+                await self.drive.journal.put([entry.row()], durable=True)
+        return True
+
+    async def _resolve(self, entry: Entry) -> None:
+        """Learn what became of a request that was never answered: its content may be there by now."""
+        trying, key, base = entry.trying, entry.key, entry.base
+        now = await self._now(key)
+        found = now is not None and (base is None or now.object.version != base.version)
+        is_ours = found and now is not None and await self._is_ours(now, trying)
+        if entry.key == key and entry.trying is trying and entry.base == base:
+            if is_ours and now is not None:
+                entry.base = now.object
+            entry.try_(None)
+
+    async def _refused(
+        self, entry: Entry, key: str, base: StoredObject | None, content: Draft | StoredObject | str | None
+    ) -> StoredObject | None:
+        """The store has another version than the one to be replaced, or what was sent before: that one."""
+        now = await self._now(key)
+        if now is not None and await self._is_ours(now, content):
+            return now.object
+        if entry.key != key or entry.base != base or self.drive.pending.active(key) is not entry:
+            return None
+        if now is None and base is not None:
+            entry.base = None  # what was to be replaced is gone: nothing is lost by creating it
+        elif now is None or (base is not None and now.object.version == base.version):
+            raise ReelfsError(f"{key} changes all the time")
+        else:
+            self._point("conflict")
+            await self.drive.conflict(entry, "another version was stored meanwhile")
+        return None
+
+    async def _is_told(self, key: str, size: int, metadata: Mapping[str, str]) -> StoredObject | None:
+        """What is there, if it was given just these attributes: by a request that was never answered."""
+        now = await self._now(key)
+        is_told = now is not None and now.object.size == size and "mtime" in metadata
+        return now.object if now is not None and is_told and dict(now.metadata) == dict(metadata) else None
+
+    async def _now(self, key: str) -> ObjectDetails | None:
+        try:
+            return await self._store.head(key)
+        except NotFound:
+            return None
+
+    async def _metadata(self, entry: Entry, base: StoredObject | None, *, numbered: bool) -> dict[str, str]:
+        """Of the file; what the object that it replaces has besides is kept. numbered: a database has other
+        bytes than that one, so another version, too.
+        """
+        attributes, before = entry.attributes, Attributes()
+        is_database = numbered and companions.is_database(entry)
+        if base is not None and (is_database or not attributes.user):
+            with contextlib.suppress(Stale):  # the write itself will say so
+                before = await self.drive.book.ask(base)
+        user = attributes.user or before.user
+        if is_database:
+            user = _numbered(user, before.user if base is not None else None, attributes.mtime_ns)
+        return replace(attributes, user=user).metadata()
+
+    async def _copied(
+        self, source: StoredObject, key: str, base: StoredObject | None, metadata: Mapping[str, str]
+    ) -> StoredObject | None:
+        """Copied within the store, or None where it has the source no more."""
+        try:
+            return await self._store.copy(source, key, replaces=base, metadata=metadata)
+        except (Stale, NotFound):
+            try:
+                now = (await self._store.head(source.key)).object
+            except NotFound:
+                return None
+            if now.version == source.version:
+                raise
+            return None
+
+    async def _put(
+        self,
+        entry: Entry,
+        key: str,
+        base: StoredObject | None,
+        draft: Draft | None,
+        metadata: Mapping[str, str],
+    ) -> StoredObject:
+        size = draft.size if draft is not None else 0
+        mark = f"{draft.number if draft else 0} {json.dumps(metadata, sort_keys=True)}"
+        if entry.upload is not None and entry.upload_of != mark:
+            await self.drive.begin_anew(entry)  # of another content: its parts must not be mixed with these
+        if entry.upload is None and (size > self._single or entry.starting is not None):
+            await self._look_for_ours(entry, key)
+
+        async def read(offset: int, length: int) -> Body:
+            assert draft is not None
+            return await trio.to_thread.run_sync(draft.read, offset, length)
+
+        async def began(name: str) -> None:
+            self._point("upload-began")
+            if entry.key == key:
+                entry.upload, entry.upload_of, entry.parts, entry.starting = name, mark, {}, None
+                await self.drive.journal.put([entry.row()])
+            else:
+                await self._abort(Abandoned(key, name, []))
+            self._point("upload-noted")
+
+        async def sent(part: Part, length: int) -> None:
+            self.sent_bytes += length
+            if entry.upload is not None and entry.key == key and entry.upload_of == mark:
+                entry.parts[part.number] = part.version
+                await self.drive.journal.put([entry.row()])
+                self._point("part-sent")
+
+        done = {number: Part(number, version) for number, version in entry.parts.items()}
+        try:
+            return await upload.send(
+                self._store,
+                key,
+                size,
+                read,
+                replaces=base,
+                metadata=metadata,
+                done=done,
+                upload=entry.upload,
+                began=began,
+                sent=sent,
+                single=self._single,
+                room=self._room,
+            )
+        except NotFound:
+            if entry.upload_of == mark and entry.upload is not None:
+                # The upload is gone, since it was completed perhaps, or what was to be replaced is.
+                entry.upload, entry.upload_of, entry.parts = None, "", {}
+            raise
+        except Stale:
+            if entry.upload_of == mark:
+                entry.upload, entry.upload_of, entry.parts = None, "", {}
+            raise
+
+    async def _look_for_ours(self, entry: Entry, key: str) -> None:
+        """Before an upload in parts begins: its name is told by the store, and a crash may come before the
+        journal has it. What is there now and was not before the attempt that was cut off is ours.
+        """
+        there = [name for name, of in (await self._store.uploads(key)).items() if of == key]
+        if entry.starting is not None:
+            for name in set(there).difference(entry.starting):
+                await self._store.abort_upload(key, name)
+        else:
+            entry.starting = there
+            if self.drive.pending.active(key) is entry:
+                await self.drive.journal.put([entry.row()])
+
+    async def _is_ours(self, now: ObjectDetails, content: Draft | StoredObject | str | None) -> bool:
+        """Whether what is there is just this content: the answer was lost, before a crash perhaps."""
+        if content is None or isinstance(content, str):
+            return now.object.size == 0 and Attributes.of(now.metadata).target == content
+        if now.object.size != content.size:
+            return False
+        if isinstance(content, Draft) and now.object.version in await trio.to_thread.run_sync(
+            _etags, content
+        ):
+            return True
+        if now.object.size > MAX_COMPARED and self._store.remote:
+            return False
+        for offset in range(0, content.size, upload.LEAST_PART):
+            length = min(upload.LEAST_PART, content.size - offset)
+            theirs = await self._store.read(now.object, offset, length)
+            if isinstance(content, Draft):
+                ours: Body = await trio.to_thread.run_sync(content.read, offset, length)
+            else:
+                ours = await self._store.read(content, offset, length)
+            if theirs != ours:
+                return False
+        return True
+
+    async def _arrived(
+        self, entry: Entry, key: str, stored: StoredObject, content: Content, told: Attributes
+    ) -> None:
+        """The store has what was sent; what changed meanwhile waits on. Memory changes in one step."""
+        rows, drop = [], []
+        at = self.drive.pending.active(key)
+        if at is not None and at is not entry:
+            at.base = stored  # it was moved or removed while it was sent
+            at.try_(None)
+            rows.append(at)
+        is_same = content == _content(entry)
+        if entry.key != key:
+            if entry.key and is_same:
+                entry.sent = stored
+                rows.append(entry)
+        else:
+            entry.base = stored
+            entry.try_(None)
+            if entry.origin is not None and entry.origin == content[1]:
+                entry.origin = stored
+                content = (content[0], stored, content[2])
+            entry.upload, entry.upload_of, entry.parts, entry.starting = None, "", {}, None
+            if is_same:
+                entry.waiting, entry.sent, entry.since, entry.batch = False, stored, 0.0, 0
+            else:
+                entry.sent = stored if content[:2] == _content(entry)[:2] else None
+                entry.due = 0.0
+                entry.waiting = entry.is_ready()  # what is being written waits once it is closed
+            if is_same and entry.live is None and entry.writers <= 0:
+                self._settle(entry, stored)
+                drop.append(entry.ident)
+            elif self.drive.pending.get(key) is entry:
+                rows.append(entry)
+        await self.drive.journal.put([one.row() for one in rows], drop=drop)
+        self._point("settled")
+        await self.drive.book.learn(stored, told)
+
+    def _settle(self, entry: Entry, stored: StoredObject | None) -> None:
+        """It differs from the store's no more."""
+        before = entry.object() if stored is not None else None
+        entry.stored = stored
+        entry.waiting = False
+        self.drive.metadata.settle(entry)
+        self._settled(entry, before)
+
+    async def _settle_now(self, entry: Entry, stored: StoredObject | None) -> None:
+        self._settle(entry, stored)
+        await self.drive.journal.put([], drop=[entry.ident])
+        self._point("settled")
+
+    async def _rest(self, entry: Entry) -> None:
+        """It was opened for writing and nothing more was written, or nothing came of it."""
+        if entry.sent is not None and entry.sent == entry.base:
+            await self._settle_now(entry, entry.base)
+        else:
+            self.drive.pending.discard(entry.key)
+            self.drive.files.drop(entry)
+            await self.drive.journal.put([], drop=[entry.ident])
+
+    async def _lost(self, entry: Entry, source: StoredObject) -> None:
+        """Somebody removed or replaced what was moved here, or given attributes, before it was copied."""
+        is_same = entry.draft is None and entry.origin == source
+        if is_same and self.drive.pending.get(entry.key) is entry:
+            await self.drive.lost(entry, f"{source.key} was replaced by another client before it was copied")
+
+    async def _stage(self, entry: Entry) -> None:
+        """Fetch all of a file, so that it needs nothing of the store any more: of one that changes places
+        with another, or is open and replaced.
+        """
+        origin = entry.origin
+        if entry.draft is None and entry.live is None and origin is not None:
+            draft = self.drive.files.staging.create(origin).hold()
+            await self.drive.files.fill(entry, draft)
+            draft.seal()
+            if entry.draft is not None or entry.live is not None or entry.origin is not origin:
+                draft.release()
+                return
+            entry.draft, entry.origin, entry.sent = draft, None, None
+        else:
+            for staged in (entry.draft, entry.live):
+                if staged is not None:
+                    await self.drive.files.fill(entry, staged)
+            if entry.sent is not None and entry.draft is not None:
+                entry.sent = None
+        if entry.key and self.drive.pending.get(entry.key) is entry:
+            await self.drive.journal.put([entry.row()])
+
+    async def _mark(self, entry: Entry) -> None:
+        """An empty folder lasts by its marker; one with something in it needs none."""
+        key = entry.key
+        stored = entry.base
+        if stored is None and await self._has_something(key):
+            if self.drive.pending.active(key) is entry:
+                await self._settle_now(entry, None)
+            return
+        if stored is None:
+            self._point("mark")
+            try:
+                stored = await self._store.put(key, b"", replaces=None, metadata=entry.attributes.metadata())
+            except Stale:
+                stored = (await self._store.head(key)).object
+            self._point("marked")
+        at = self.drive.pending.active(key)
+        if at is not entry:
+            if at is not None:
+                at.base = stored
+                await self.drive.journal.put([at.row()])
+            return
+        entry.base = stored
+        await self._settle_now(entry, stored)
+
+    async def _has_something(self, key: str) -> bool:
+        """Whether there is more in a folder than what goes soon."""
+        page = await self._store.list(key, delimiter="")
+        leaving = {stored.key for stored in page.objects if self._is_leaving(stored.key)}
+        return any(stored.key not in (key, *leaving) for stored in page.objects)
+
+    def _is_leaving(self, key: str) -> bool:
+        entry = self.drive.pending.active(key)
+        return entry is not None and entry.kind is Kind.GONE
+
+    async def _remove(self, entry: Entry) -> None:
+        key = entry.key
+        if entry.trying is not None:
+            await self._resolve(entry)
+        base = entry.base
+        if base is None and key.endswith("/") and (now := await self._now(key)) is not None:
+            base = now.object  # a marker that was being made when this was cut off
+        if base is None:
+            if self.drive.pending.active(key) is entry:
+                await self._settle_now(entry, None)
+            return
+        try:
+            if self._trash and not entry.moved and not key.endswith("/") and not trash.holds(key):
+                self._point("trash")
+                self.drive.metadata.appeared(await trash.put(self._store, base))
+            self._point("delete")
+            await self._store.delete(base)
+        except NotFound:
+            pass
+        except Stale:
+            if self.drive.pending.active(key) is entry:
+                await self.drive.not_removed(entry, "another version was stored meanwhile")
+            return
+        self._point("deleted")
+        at = self.drive.pending.active(key)
+        if at is not entry:
+            if at is not None and at.base == base:
+                at.base = None
+                await self.drive.journal.put([at.row()])
+            return
+        entry.base = None
+        await self._settle_now(entry, None)
+
+    async def _drop_trash(self) -> None:
+        """What is in the trash for longer than it is to be, once at the start and each hour."""
+        while self._trash:
+            try:
+                await trash.empty(self._store, self._trash)
+            except ReelfsError as error:
+                log.info("the trash is looked at later: %s", error)
+            await trio.sleep(3600)
+
+    async def _abort(self, left: Abandoned) -> None:
+        try:
+            names = [left.upload]
+            if left.upload is None:
+                there = await self._store.uploads(left.key)
+                names = [name for name, key in there.items() if key == left.key and name not in left.others]
+            for name in names:
+                await self._store.abort_upload(left.key, str(name))
+            await self.drive.journal.forget_notes("upload", lambda told: told == asdict(left))
+        except ReelfsError as error:
+            log.info("an upload of %s is left for the next mount to drop: %s", left.key, error)
+
+
+def _content(entry: Entry) -> Content:
+    return entry.draft, entry.origin, entry.attributes
+
+
+def _user(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    return Attributes.of(metadata).user
+
+
+def _numbered(
+    user: Mapping[str, str], before: Mapping[str, str] | None, mtime_ns: int | None
+) -> Mapping[str, str]:
+    """Metadata of a database: the version after the one it replaces, who wrote it, and when (the same at
+    each attempt). before: of what it replaces, None for nothing: then it keeps the number it has.
+    """
+    if before is None and databases.VERSION in user:
+        return user
+    number = {databases.VERSION: before[databases.VERSION]} if before and databases.VERSION in before else {}
+    rest = {name: text for name, text in user.items() if name != databases.VERSION}
+    written = datetime.fromtimestamp((mtime_ns or time.time_ns()) // 10**9, UTC)
+    return databases.next_metadata(rest | number, writer=f"{host()}/reelfs", now=written)
+
+
+def _etags(draft: Draft) -> set[str]:
+    """What stores call this content: its MD5, or that of the parts it would be sent in."""
+    step = upload.part_size(draft.size)
+    whole, parts = hashlib.md5(usedforsecurity=False), []
+    for offset in range(0, draft.size, step):
+        body = draft.read(offset, min(step, draft.size - offset))
+        whole.update(body)
+        parts.append(hashlib.md5(body, usedforsecurity=False).digest())
+    return {f'"{whole.hexdigest()}"', upload.multipart_etag(parts)}
