@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import pyfuse3
 import trio
 
-from vfs import errors, fuse_loop, mounting, stacks
+from vfs import errors, fuse_loop, heap, mounting, stacks
 from vfs.changes import Changes
 from vfs.config import Settings
 from vfs.control import Control, socket_path
@@ -55,6 +55,8 @@ OPERATION_DEADLINES = 1.25
 SWITCH_SECONDS = 0.0005
 #: Seconds that operations in flight are given when the daemon is told to end.
 GRACE = 1.0
+#: Free memory that is kept for the next requests: what read-ahead of one reader has under way.
+KEPT_MEMORY = 64 << 20
 #: Seconds beyond the deadline of the store that a start may take.
 START_SECONDS = 30.0
 
@@ -263,6 +265,7 @@ async def _reload(reload: Callable[[], Awaitable[None]], notifier: Notifier) -> 
 def run(settings: Settings, *, ready: Callable[[], None], source: OpenSource | None = None) -> None:
     """`serve`, from outside of trio. Raises ReelfsError; other exceptions are crashes."""
     credentials.withdraw()
+    heap.keep_freed(KEPT_MEMORY)
     try:
         trio.run(lambda: serve(settings, ready=ready, source=source))
     except BaseException as error:
@@ -298,7 +301,7 @@ def _detach(settings: Settings) -> None:
         pid = os.posix_spawn(
             sys.executable,
             command,
-            {"MALLOC_ARENA_MAX": "2", **os.environ},
+            os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, settings_read, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log_path), flags, 0o600),

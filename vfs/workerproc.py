@@ -5,7 +5,6 @@ Imported in worker processes, so it imports next to nothing; what a call needs c
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import resource
@@ -15,16 +14,15 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from typing import Any
 
+from vfs import heap
 from vfs.confine import confine
 from vfs.errors import ReelfsError, WorkerFailed
 from vfs.workerfile import WorkerFile
 
 #: Seconds after the deadline at which the kernel ends a worker whose daemon did not (it died, too).
 ALARM_SLACK = 5.0
-#: mallopt(3). Blocks of up to 32 MiB (the most that glibc takes) come from the heap: an 8K plane. So much
-#: free memory at its end is kept: a 4K picture as planes, as RGB and as a file.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BLOCK, _KEPT_MEMORY = 32 << 20, 64 << 20
+#: Free memory that is kept: a 4K picture as planes, as RGB and as a file.
+_KEPT_MEMORY = 64 << 20
 
 
 #: Bytes that the functions which run in one worker may hold on to from one call for the next.
@@ -58,23 +56,11 @@ def start(memory: int, kept: int = DEFAULT_KEPT, isolate: bool = True) -> None:
         _given_up = confine()  # before any other thread is there
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    _keep_freed_memory()
+    heap.keep_freed(_KEPT_MEMORY)
     # The default action of SIGALRM ends the process in the kernel: it needs no Python, so a decoder that
     # hangs with the interpreter lock held is ended as well.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, name="parent-watch", daemon=True).start()
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep what a picture took for the next one.
-
-    It would give each plane back to the kernel when it is freed, and a third of the time of a picture would
-    go into page faults. Other C libraries have no such call, or ignore it.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_MEMORY)
 
 
 def _follow_parent() -> None:

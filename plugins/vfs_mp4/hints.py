@@ -5,7 +5,7 @@ Without any, fragments are searched for as they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,8 +59,10 @@ class _Begin:
 
 
 async def sidecars(place: Place) -> list[Side]:
-    """The sidecars beside a file that list fragments; known from the listing, none is read.
+    """The sidecars beside a file that list fragments, the one to be used first; none is read for this.
 
+    Where there are two, the other one is only asked when the first does not fit: what a sidecar says of a
+    fragment is compared with the fragment before it is used, so there is nothing to compare it with besides.
     A database so large that it is read by range stands alone: the other form would have to be read whole.
     """
     found = [
@@ -100,20 +102,26 @@ def head_length(parsed: Sequence[Hint | None]) -> int | None:
 
 
 async def first_table(
-    place: Place, reader: Reader, opened: Opened, parsed: Sequence[Hint], tried: set[str]
+    place: Place, reader: Reader, opened: Opened, read: Mapping[str, Hint | None], tried: set[str]
 ) -> FragmentTable | None:
     """A table by the best hint that fits, its opening read; None where the file must be walked.
 
-    tried: sources that need not be asked again; those asked now are added.
+    read: sidecars that were read already, by suffix. tried: sources that need not be asked again; those asked
+    now are added.
     """
     begin = await _begin(reader, opened)
     if begin is None or any(len(track.samples) for track in opened.moov.tracks):
         return None
-    for source in ("sidecar", "kept", "sidx", "mfra"):
+    sides = {side.suffix: side for side in await sidecars(place)}
+    for source in (*sides, "kept", "sidx", "mfra"):
         if source in tried:
             continue
         tried.add(source)
-        found = await _hint(source, place, reader, opened, parsed, begin)
+        if source in sides:
+            hint = read[source] if source in read else await read_sidecar(place, sides[source])
+            found = hint if hint is not None and _begins_well(place, opened, hint.anchors, begin) else None
+        else:
+            found = await _hint(source, place, reader, opened, begin)
         if found is not None:
             try:
                 return await _opened_table(place, reader, opened, found)
@@ -156,13 +164,9 @@ async def _begin(reader: Reader, opened: Opened) -> _Begin | None:
     return None
 
 
-async def _hint(
-    source: str, place: Place, reader: Reader, opened: Opened, parsed: Sequence[Hint], begin: _Begin
-) -> Hint | None:
+async def _hint(source: str, place: Place, reader: Reader, opened: Opened, begin: _Begin) -> Hint | None:
     """The hint of one kind, if it is there and can be of this file."""
     try:
-        if source == "sidecar":
-            return await _agreed(place, opened, parsed, begin)
         if source == "kept":
             return await _kept(place, opened, begin)
         found = await (
@@ -172,16 +176,6 @@ async def _hint(
     except Damaged as error:
         place.report(f"{source} ignored: {error}")
         return None
-
-
-async def _agreed(place: Place, opened: Opened, parsed: Sequence[Hint], begin: _Begin) -> Hint | None:
-    """The sidecar to use: of two that disagree the one whose first and last fragment are there."""
-    fitting = [hint for hint in parsed if _begins_well(place, opened, hint.anchors, begin)]
-    if len(fitting) == 2 and not sidecar.agree(fitting[0].anchors, fitting[1].anchors):
-        held = [hint for hint in fitting if await _ends_well(place, opened, hint.anchors)]
-        place.report("the sidecars disagree" + ("" if len(held) == 1 else ": both ignored"))
-        return held[0] if len(held) == 1 else None
-    return fitting[0] if fitting else None
 
 
 async def _kept(place: Place, opened: Opened, begin: _Begin) -> Hint | None:
@@ -206,15 +200,6 @@ def _begins_well(place: Place, opened: Opened, found: Anchors, begin: _Begin) ->
     if reason:
         place.report(f"{found.name} ignored: {reason}")
     return not reason
-
-
-async def _ends_well(place: Place, opened: Opened, found: Anchors) -> bool:
-    """Whether the last row is a fragment."""
-    try:
-        await walk.region(Reader(place), FragmentTable(place.object, opened, found), len(found) - 1)
-    except Damaged:
-        return False
-    return True
 
 
 async def _sidx(place: Place, reader: Reader, begin: _Begin) -> Anchors | None:

@@ -16,7 +16,7 @@ from vfs_mp4 import timeline
 from vfs_mp4.model import Edit, Movie, Track
 
 #: Changed when the same movie would be described by other bytes.
-CODE = "mp4.info.1"
+CODE = "mp4.info.2"
 _KINDS = {"vide": "video", "soun": "audio", "text": "text", "sbtl": "subtitle", "subt": "subtitle"}
 
 
@@ -30,7 +30,6 @@ def describe(movie: Movie) -> bytes:
             "zero": seconds(movie.zero),
             "timescale": movie.timescale,
             "bit_rate": round(movie.object.size * 8 / movie.duration) if movie.duration else None,
-            "index_source": movie.index_source,
             "damage": list(movie.damage),
         },
         "streams": [_stream(movie, track) for track in movie.tracks],

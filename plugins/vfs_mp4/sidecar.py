@@ -169,16 +169,6 @@ def _length(time: Ticks, count: Ticks, default: object, last: object) -> int | N
     return None
 
 
-def agree(one: Anchors, other: Anchors) -> bool:
-    """Whether two sidecars say the same about where the fragments lie and when they begin."""
-    return (
-        one.timescale == other.timescale
-        and np.array_equal(one.offset, other.offset)
-        and np.array_equal(one.time, other.time)
-        and one.end == other.end
-    )
-
-
 def parse_offsets(data: bytes) -> tuple[Ticks, Ticks]:
     """`.offsets.json` of bucket-streamer, v1 or v2: (offset, offset of its key frame) in decode order.
 

@@ -105,31 +105,31 @@ async def _load(place: Place) -> _Source:
     """Head, sidecars (at the same time) and moov; for a fragmented file the fragments that fix its 0."""
     reader = Reader(place)
     listed = await hints.sidecars(place)
-    opened, parsed = await _both(place, reader, listed)
+    opened, read = await _both(place, reader, listed[:1])
     moov = opened.moov
     if not moov.fragmented and any(len(track.samples) for track in moov.tracks):
         return _Source(movie=_progressive(place, opened))
     source = _Source(opened=opened)
-    source.table = await hints.first_table(place, reader, opened, parsed, source.tried)
+    source.table = await hints.first_table(place, reader, opened, read, source.tried)
     return source
 
 
 async def _both(
     place: Place, reader: Reader, listed: Sequence[hints.Side]
-) -> tuple[Opened, list[hints.Hint]]:
-    """The moov and what the sidecars say.
+) -> tuple[Opened, dict[str, hints.Hint | None]]:
+    """The moov, and what sidecars say, by suffix.
 
     Of a big file both are asked for together: the head is little beside any picture. Of a small one the
     sidecar is asked first, since it tells how long the head is: a round trip more, no byte too many.
     """
     opened: list[Opened] = []
-    parsed: list[hints.Hint | None] = []
+    read: dict[str, hints.Hint | None] = {}
 
     async def read_moov() -> None:
-        opened.append(await open_moov(reader, hints.head_length(parsed)))
+        opened.append(await open_moov(reader, hints.head_length(list(read.values()))))
 
     async def read_side(side: hints.Side) -> None:
-        parsed.append(await hints.read_sidecar(place, side))
+        read[side.suffix] = await hints.read_sidecar(place, side)
 
     works: list[Callable[[], Awaitable[None]]] = [partial(read_side, side) for side in listed]
     if place.size >= BIG_FILE:
@@ -137,7 +137,7 @@ async def _both(
     else:
         await gather(works)
         await read_moov()
-    return opened[0], [hint for hint in parsed if hint is not None]
+    return opened[0], read
 
 
 def _progressive(place: Place, opened: Opened) -> Movie:
@@ -194,7 +194,7 @@ async def _distrust(place: Place, source: _Source, wrong: FragmentTable, error: 
     async with source.lock:
         if source.table is wrong:
             place.report(f"{wrong.known_anchors().name} ignored: {error}")
-            source.table = await hints.first_table(place, Reader(place), source.opened, [], source.tried)
+            source.table = await hints.first_table(place, Reader(place), source.opened, {}, source.tried)
 
 
 async def _by_hint(

@@ -322,7 +322,9 @@ def _lacks(track: Track, timescale: int, begin: int, stop: Fraction, is_main: bo
         return is_main, False
     shown = timeline.place_samples(track, timescale, shift_only=True)
     end = int(stop * track.timescale // 1)
-    short = not is_main and track.handler == "soun" and int(shown.end[-1]) <= end
+    # Of pictures: a gap in the recording, or the index is wrong about where the next fragment begins. Its
+    # moof tells.
+    short = (is_main or track.handler == "soun") and int(shown.end[-1]) <= end
     if int(shown.time[0]) > begin:
         return is_main or track.handler == "soun", short
     wanted = shown.order[timeline.rows_between(shown, begin, end)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -65,12 +67,15 @@ class Tap:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.arriving: list[weakref.ref[Arriving]] = []
         self.cancelled = 0
 
     async def read(
         self, stored: StoredObject, offset: int, length: int, arriving: Arriving | None = None
     ) -> Body:
-        request = Request(offset, length, (arriving or Arriving(length)).begin())
+        arriving = arriving or Arriving(length)
+        self.arriving.append(weakref.ref(arriving))
+        request = Request(offset, length, arriving.begin())
         self.requests.append(request)
         try:
             return await request.result()
@@ -296,6 +301,30 @@ def test_an_attempt_goes_on_where_the_one_before_was_cut_off() -> None:
         assert store.counters.bytes_read == 10_000
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_what_nobody_needs_any_more_is_gone_at_once() -> None:
+    """Without the garbage collector: it comes by late, and bodies are megabytes."""
+
+    async def scenario(tap: Tap, blocks: BlockCache) -> None:
+        async with under_way(blocks, 0, SIZE):
+            tap.requests[0].give(50_000)
+            await blocks.read(GAME, 0, 1_000)
+            with trio.move_on_after(1):
+                await blocks.read(GAME, 0, 90_000)
+            tap.requests[0].end()
+            await wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await blocks.read(StoredObject("other", SIZE, '"v1"'), 0, SIZE)
+        await wait_all_tasks_blocked()
+        assert len(tap.arriving) == 2
+        assert [one() for one in tap.arriving] == [None, None]
+
+    gc.disable()
+    try:
+        run(scenario)
+    finally:
+        gc.enable()
 
 
 def test_a_version_that_was_read_counts_as_looked_at_from_its_first_byte() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import sqlite3
 import sys
 import time
 import tracemalloc
@@ -317,18 +319,38 @@ def test_a_sidecar_with_one_wrong_row_never_gives_wrong_frames(clip: Path) -> No
     assert any("another one" in line for line in place.reports)
 
 
-def test_of_two_sidecars_that_disagree_the_one_that_fits_wins(clip: Path) -> None:
-    both = beside(clip, ".index.json", ".index.sqlite")
+@pytest.mark.parametrize("late", [1, 5_000])
+@pytest.mark.parametrize("suffixes", [(".index.sqlite",), (".index.sqlite", ".index.json")])
+def test_a_row_that_is_late_never_gives_the_frame_before_it(
+    clip: Path, tmp_path: Path, suffixes: tuple[str, ...], late: int
+) -> None:
+    """Where two sidecars disagree, the one that fits is used in the end."""
     whole = opened(MemoryPlace(clip.read_bytes()))
-    last = whole.fragments[-1]
-    both[".index.json"] = both[".index.json"].replace(
-        f'"t":{last.decode_time},'.encode(), f'"t":{last.decode_time + 1},'.encode()
-    )
-    place = MemoryPlace(clip.read_bytes(), beside=both)
-    window = at(place, Fraction(2))
-    assert window.index_source == "sidecar"
-    assert span_of(window, Fraction(2)) == span_of(whole, Fraction(2))
-    assert any("disagree" in line for line in place.reports)
+    both = beside(clip, *suffixes)
+    row = whole.fragments[3]
+    (tmp_path / "db").write_bytes(both[".index.sqlite"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as database, database:
+        database.execute("UPDATE fragments SET t = t + ? WHERE t = ?", (late, row.decode_time))
+    place = MemoryPlace(clip.read_bytes(), beside=both | {".index.sqlite": (tmp_path / "db").read_bytes()})
+    assert whole.video is not None
+    for ticks in (row.decode_time, row.decode_time + late - 1, row.decode_time + late):
+        when = Fraction(ticks, whole.video.timescale)
+        assert span_of(at(place, when), when) == span_of(whole, when)
+    assert (at(place, Fraction(1)).index_source == "sidecar") is (len(suffixes) == 2)
+    assert [line for line in place.reports if ".index.sqlite ignored" in line]
+
+
+def test_of_two_sidecars_the_one_that_fits_is_used(clip: Path, tmp_path: Path) -> None:
+    other = encode(tmp_path / "other.mp4", frames=90, gop=15, fragmented=True, audio=False, size=(160, 90))
+    sidecars(other)
+    whole = opened(MemoryPlace(clip.read_bytes()))
+    for wrong, right in ((".index.json", ".index.sqlite"), (".index.sqlite", ".index.json")):
+        place = MemoryPlace(clip.read_bytes(), beside=beside(clip, right) | beside(other, wrong))
+        window = at(place, Fraction(2))
+        assert window.index_source == "sidecar"
+        assert span_of(window, Fraction(2)) == span_of(whole, Fraction(2))
+        # The database is asked first, and the other one only if it has to be.
+        assert bool(place.reports) is (wrong == ".index.sqlite")
 
 
 def test_mutated_files_raise_only_media_errors(clip: Path) -> None:
@@ -356,7 +378,7 @@ def test_head_and_sidecar_of_a_big_file_are_asked_for_together(
     suffixes = (".index.json", ".index.sqlite") if both else (".index.json",)
     place = MemoryPlace(clip.read_bytes(), beside=beside(clip, *suffixes))
     assert at(place, Fraction(2)).index_source == "sidecar"
-    assert len(place.log) == (4 if both else 3)
+    assert len(place.log) == 3
 
 
 def test_offsets_of_another_file_are_reported(clip: Path) -> None:

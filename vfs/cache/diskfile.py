@@ -2,32 +2,41 @@
 
 `ROOT/IDENTITY/START-LENGTH` (both hexadecimal) holds bytes of one object version. A file is::
 
-    magic 8 | xxh3_128 of the rest of the header 16 | identity 16 | start 8 | length 8 | digests | body
+    magic 8 | xxh3_128 of the rest of the header 16 | identity 16 | start 8 | length 8 | digests | 0 | body
 
-with one xxh3_128 per 64 KiB of the body, so that a small read checks what it reads without reading all.
-Files are written beside their place and renamed into it. Nothing is flushed to the medium: what a power
-cut leaves behind fails its checksum and counts as absent.
+with one xxh3_128 per 64 KiB of the body, so that a small read checks what it reads without reading all; the
+body begins at a multiple of 4 KiB. Files are written beside their place and renamed into it. Nothing is
+flushed to the medium: what a power cut leaves behind fails its checksum and counts as absent.
+
+Large bodies go to the disk past the page cache (O_DIRECT), where the file system has that: the kernel keeps
+them in the pages of the mount already, and the copy was a quarter of the CPU of a sequential read.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from vfs.errors import ConfigError
 
 CHUNK = 64 * 1024
 _DIGEST = 16
-_MAGIC = b"reelfsB1"
+#: Where bodies begin, and what a write past the page cache must begin at and be a multiple of.
+BLOCK = 4096
+_MAGIC = b"reelfsB2"
+# Smaller bodies are written the ordinary way: the disk takes longer than the copy.
+_DIRECT = 256 * 1024
 _FIXED = struct.Struct("<16sQQ")
 _HEAD = len(_MAGIC) + _DIGEST + _FIXED.size
 _TEMPORARY = ".new"  # one writer, so one name per directory
@@ -37,12 +46,16 @@ _FILE_OVERHEAD = 4096 + 64
 
 def header_size(length: int) -> int:
     """Bytes before the body of `length` bytes."""
+    return -(-_header_length(length) // BLOCK) * BLOCK
+
+
+def _header_length(length: int) -> int:
     return _HEAD + _DIGEST * -(-length // CHUNK)
 
 
 def footprint(length: int) -> int:
     """Bytes of disk that a body of `length` bytes takes, in whole blocks of 4 KiB, overhead included."""
-    return -(-(header_size(length) + length) // 4096) * 4096 + _FILE_OVERHEAD
+    return -(-(header_size(length) + length) // BLOCK) * BLOCK + _FILE_OVERHEAD
 
 
 def path_of(root: Path, identity: str, start: int, length: int) -> Path:
@@ -162,18 +175,48 @@ def write(root: Path, identity: str, start: int, body: memoryview) -> None:
         os.mkdir(folder, 0o700)
     temporary = folder / _TEMPORARY
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(temporary, flags, 0o600)
-        try:
-            for part in (memoryview(_header(identity, start, body)), body):
-                _write_all(handle, part)
-        finally:
-            os.close(handle)
+        if not _write_direct(temporary, identity, start, body):
+            with _created(temporary) as handle:
+                for part in (memoryview(_header(identity, start, body)), body):
+                    _write_all(handle, part)
         os.rename(temporary, path_of(root, identity, start, len(body)))
     except OSError:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextmanager
+def _created(path: Path, flags: int = 0) -> Iterator[int]:
+    """A new file, or one that is begun anew."""
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o600)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _write_direct(path: Path, identity: str, start: int, body: memoryview) -> bool:
+    """Write a file past the page cache; False where that cannot be, whatever is in the file by then."""
+    whole = len(body) // BLOCK * BLOCK
+    if whole < _DIRECT or np.frombuffer(body, np.uint8).ctypes.data % BLOCK:
+        return False
+    header = _header(identity, start, body)
+    try:
+        with _created(path, os.O_DIRECT) as handle, mmap.mmap(-1, len(header)) as aligned:
+            aligned[:] = header
+            if os.pwritev(handle, [aligned, body[:whole]], 0) != len(header) + whole:
+                return False
+            if whole < len(body):
+                fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~os.O_DIRECT)
+                os.lseek(handle, len(header) + whole, os.SEEK_SET)
+                _write_all(handle, body[whole:])
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return False
+        raise
+    return True
 
 
 def _write_all(handle: int, data: memoryview) -> None:
@@ -184,7 +227,8 @@ def _write_all(handle: int, data: memoryview) -> None:
 def _header(identity: str, start: int, body: memoryview) -> bytes:
     digests = (xxhash.xxh3_128_digest(body[at : at + CHUNK]) for at in range(0, len(body), CHUNK))
     rest = _FIXED.pack(bytes.fromhex(identity), start, len(body)) + b"".join(digests)
-    return _MAGIC + xxhash.xxh3_128_digest(rest) + rest
+    header = _MAGIC + xxhash.xxh3_128_digest(rest) + rest
+    return header.ljust(header_size(len(body)), b"\0")
 
 
 def read(root: Path, found: Found, start: int, end: int, *, touch: bool) -> memoryview | None:
@@ -222,7 +266,7 @@ def _digests(handle: int, found: Found, length: int) -> bytes | None:
     info = os.fstat(handle)
     if not stat.S_ISREG(info.st_mode) or info.st_size != header_size(length) + length:
         return None
-    header = os.pread(handle, header_size(length), 0)
+    header = os.pread(handle, _header_length(length), 0)
     rest = header[len(_MAGIC) + _DIGEST :]
     if header[: len(_MAGIC)] != _MAGIC or header[len(_MAGIC) : -len(rest)] != xxhash.xxh3_128_digest(rest):
         return None

@@ -10,22 +10,24 @@ a thread that was given up writes into nothing that is read.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
+import weakref
 from collections.abc import Callable
 
-import numpy as np
 import trio
 
 from vfs.storage.base import Body
 
 #: Bytes a store reads at one time: fewer while somebody waits, since it is not told before they are all here.
 LEAST, MOST = 16 * 1024, 256 * 1024
+_PAGE = 4096
 
 
 class Arriving:
     """`length` bytes on their way. Made, watched and read in the event loop's thread."""
 
-    __slots__ = ("_intake", "_token", "_watchers", "length", "wanted")
+    __slots__ = ("__weakref__", "_intake", "_token", "_watchers", "length", "wanted")
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -43,11 +45,7 @@ class Arriving:
     def begin(self) -> Intake:
         """Where the next attempt of a store puts the bytes that are missing; the one before is given up."""
         have = self.have
-        # Not filled with zeros, as a bytearray would be: that is a tenth of the CPU of a large read.
-        buffer = np.empty(self.length, np.uint8).data
-        if self._intake is not None:
-            buffer[:have] = self.view(0, have)
-        self._intake = Intake(self, buffer, have)
+        self._intake = Intake(self, self.view(0, have) if have else memoryview(b""))
         return self._intake
 
     def view(self, start: int, stop: int) -> memoryview:
@@ -99,25 +97,61 @@ class Arriving:
             watcher()
 
 
+#: With NULL for the bytes it leaves them as they are (Python/C API, "Byte Array Objects").
+_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_bytearray.argtypes, _bytearray.restype = [ctypes.c_char_p, ctypes.c_ssize_t], ctypes.py_object
+
+
+def _buffer(length: int) -> memoryview:
+    """Room for so many bytes, at the start of a page where they are many: from there a disk writes without a
+    copy. Not filled with zeros, which is a tenth of the CPU of a large read. (Nor of numpy: it has the kernel
+    make huge pages for 4 MiB and more, anew each time.)
+    """
+    slack = _PAGE if length >= MOST else 0
+    room: bytearray = _bytearray(None, length + slack)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % _PAGE if slack else 0
+    return memoryview(room)[start : start + length]
+
+
 class Intake:
-    """What one attempt of a store fills. room: for exactly the bytes it was asked for."""
+    """What one attempt of a store fills. begun: what earlier ones brought."""
 
-    __slots__ = ("_arriving", "_begun", "buffer", "have", "room")
+    __slots__ = ("_arriving", "_begun", "_buffer", "_length", "have")
 
-    def __init__(self, arriving: Arriving, buffer: memoryview, begun: int) -> None:
-        self._arriving = arriving
+    def __init__(self, arriving: Arriving, begun: memoryview) -> None:
+        # Weakly: a cycle would keep megabytes until the garbage collector comes by.
+        self._arriving = weakref.ref(arriving)
+        self._length = arriving.length
         self._begun = begun
-        self.buffer = buffer
-        self.room = buffer[begun:]
-        self.have = begun
+        self._buffer: memoryview | None = None
+        self.have = len(begun)
+
+    @property
+    def buffer(self) -> memoryview:
+        """Room for all bytes, those of earlier attempts included.
+
+        Made when it is first asked for, in the thread that fills it: the C library keeps what a thread has
+        given back for the next request, and clean pages cost as much as the bytes that are put into them.
+        """
+        if self._buffer is None:
+            self._buffer = _buffer(self._length)
+            self._buffer[: len(self._begun)] = self._begun
+        return self._buffer
+
+    @property
+    def room(self) -> memoryview:
+        """For exactly the bytes that the attempt was asked for."""
+        return self.buffer[len(self._begun) :]
 
     @property
     def due(self) -> int:
         """So many bytes to read before `reached` is called the next time. From any thread."""
-        return int(min(max(self._arriving.wanted - self.have, LEAST), MOST))
+        arriving = self._arriving()
+        return MOST if arriving is None else int(min(max(arriving.wanted - self.have, LEAST), MOST))
 
     def reached(self, count: int) -> None:
         """The first `count` bytes of `room` are final and may be given out. From any thread; never waits."""
-        self.have = self._begun + count
-        if self.have >= self._arriving.wanted:
-            self._arriving.soon()
+        self.have = len(self._begun) + count
+        arriving = self._arriving()
+        if arriving is not None and self.have >= arriving.wanted:
+            arriving.soon()
