@@ -51,12 +51,20 @@ class Wire:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            with sock, sock.makefile("rb") as incoming:
-                raw = b"".join(iter(incoming.readline, b"\r\n")) + b"\r\n"
-                head = Head.parse(raw)
-                self.heads.append(head)
-                self.bodies.append(incoming.read(head.length or 0))
-                sock.sendall(self._answer(head))
+            # Each by itself: a store opens connections ahead, on which it asks nothing yet.
+            threading.Thread(target=self._one, args=(sock,), daemon=True).start()
+
+    def _one(self, sock: socket.socket) -> None:
+        with sock, sock.makefile("rb") as incoming:
+            lines = []
+            while (line := incoming.readline()) not in (b"", b"\r\n"):
+                lines.append(line)
+            if not lines:
+                return
+            head = Head.parse(b"".join(lines) + b"\r\n")
+            self.heads.append(head)
+            self.bodies.append(incoming.read(head.length or 0))
+            sock.sendall(self._answer(head))
 
     def _answer(self, head: Head) -> bytes:
         if head.method == "GET" and "list-type" not in head.target:
