@@ -16,7 +16,7 @@ from tests.bench.game import folder
 from tests.bench.result import Row, at_least, figure, middle
 from tests.servers import R2, r2_server
 
-ROUNDS = 1
+ROUNDS = 3
 BUCKET = "bench"
 COMMITS, SMALL_FILES = 20, 300
 COPY = 1 << 30

@@ -65,6 +65,8 @@ class Files:
         self._changed = changed
         self._threads = trio.CapacityLimiter(8)
         self._slow_until = -math.inf
+        #: When something was last written (clock seconds).
+        self.written = -math.inf
         self._noted: set[int] = set()  # numbers of live drafts that the journal knows
 
     def adopt(self, entry: Entry) -> Entry:
@@ -184,6 +186,7 @@ class Files:
         self._pending.add(entry)
 
     def _touch(self, entry: Entry) -> None:
+        self.written = trio.current_time()
         entry.attributes = replace(entry.attributes, mtime_ns=time.time_ns())
 
     # -- closing ---------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ Work = Callable[[Entry], Awaitable[None]]
 PER_KEY = 1.0
 #: Keys written to at one time.
 AT_ONCE = 8
+#: While a program writes to the mount (within so many seconds) so few: it waits for the same interpreter.
+WHILE_BUSY, BUSY_SECONDS = 1, 0.3
 #: Everything pending is looked through at most this often (seconds), unless somebody waits for it.
 SCAN_PAUSE = 0.02
 #: First and longest wait after a failure, seconds.
@@ -180,11 +182,14 @@ class Uploader(Sender):
         waiting = [entry for entry in active if entry.waiting]
         if not waiting:
             return pause
+        is_busy = now - self.drive.files.written < BUSY_SECONDS
+        at_once = WHILE_BUSY if is_busy and not self._hurried else AT_ONCE
         askers = _askers([*self.drive.orphans, *active])
         batches = {e.batch for e in waiting if e.batch and e.kind is not Kind.GONE}
         self._blocked.clear()
         for entry in sorted(waiting, key=lambda e: (e.due, e.ident)):
-            if len(self._sending) >= AT_ONCE:
+            if len(self._sending) >= (at_once if entry.due > 0 else AT_ONCE):
+                pause = min(pause, BUSY_SECONDS)
                 break
             if entry.key in self._sending or not entry.is_ready():
                 continue
