@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,6 +15,9 @@ from vfs_h4mk import pack as packing
 
 if TYPE_CHECKING:
     from vfs import Runtime
+
+#: Bytes of a file given to a worker at one time.
+FED = 1 << 20
 
 T = TypeVar("T")
 
@@ -61,11 +64,21 @@ def _opened(path: Path) -> Any:
 
 def _key_frames(path: Path) -> list[tuple[int, int]]:
     """None where it is no video: then there is nothing to seek to."""
-    from vfs import in_worker
+    import trio
+
+    from vfs import Source, in_worker
     from vfs_h4mk.keyframes import key_frames
 
+    async def stream(offset: int, length: int) -> AsyncIterator[bytes]:
+        """The file, to a process that may not open any."""
+        async with await trio.open_file(path, "rb") as file:
+            await file.seek(offset)
+            while length > 0 and (piece := await file.read(min(length, FED))):
+                length -= len(piece)
+                yield piece
+
     async def ask() -> list[tuple[int, int]]:
-        return await in_worker(key_frames, str(path))
+        return await in_worker(key_frames, source=Source(stream, path.stat().st_size))
 
     try:
         return _run(ask)

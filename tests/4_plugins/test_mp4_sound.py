@@ -218,7 +218,13 @@ def test_in_step_with_the_clip(name: str) -> None:
     assert len(samples) > rate
     assert (stored.line(len(samples)) == samples).all()
     # The clip's edit list is kept in ticks of the movie: a rounded half sample may move it by one.
-    found = [s for s in (-1, 0, 1) if (clip.line(len(samples) - 2, start=1 + s) == samples[1:-1]).all()]
+    # Opus beside pictures leads by 80 ms alone, for browsers: it takes its decoder longer to be exact.
+    skip = rate // 2 if name == "opus" else 0
+    found = [
+        shift
+        for shift in (-1, 0, 1)
+        if (clip.line(len(samples) - 2, start=1 + shift)[skip:] == samples[1:-1][skip:]).all()
+    ]
     assert found
     if name not in ("ntsc", "vfr"):
         assert 0 in found

@@ -20,7 +20,7 @@ from vfs.cache.budget import Budget
 from vfs.reader import open_reader
 from vfs.spans import StoredObject
 from vfs.storage import upload
-from vfs.write import uploader
+from vfs.write import sending, uploader
 from vfs.write.attributes import Attributes
 from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Pending
@@ -210,7 +210,7 @@ def main(socket_path: str, folder: str, steps: list[tuple[Any, ...]], kill: int,
     logging.disable(logging.CRITICAL)
     uploader.PER_KEY, uploader.FIRST_WAIT = 0.0, 0.01
     upload.part_size = lambda size: 16
-    defaults = uploader.Uploader.__init__.__kwdefaults__
+    defaults = sending.Sender.__init__.__kwdefaults__
     assert defaults is not None
     defaults["single"] = 30
     trio.run(run, socket_path, folder, steps, kill, trash)
