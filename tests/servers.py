@@ -156,8 +156,16 @@ class R2(Server):
         self._running.enter_context(running(self._command, f"{self.url}/_r2/log"))
 
     def kill(self) -> None:
-        """End it at once; requests under way get no answer."""
+        """End it at once; requests under way get no answer. It listens no more when this returns."""
         self._running.close()
+        port, until = int(self.url.rpartition(":")[2]), time.monotonic() + END_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                return
+            assert time.monotonic() < until, f"{self.url} still listens"
+            time.sleep(0.01)
 
     def fault(self, fault: Fault) -> None:
         """Let something go wrong."""
