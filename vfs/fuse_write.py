@@ -100,12 +100,26 @@ class WritableAdapter(Adapter):
     def _renew(self, entry: Entry) -> None:
         """The inode of an entry, known by what the entry is now."""
         number = self._numbers.get(entry.ident)
-        if number is not None and entry.key:
+        if number is not None and entry.key and not self._is_container(entry):
             self.inodes.adopt(number, self._tree.at(entry.key, entry.object()))
+
+    def _is_container(self, entry: Entry) -> bool:
+        """A file that is shown as a folder, now that it is whole and in the store."""
+        if entry.kind is not Kind.FILE or entry.settled is None or entry.stored is None:
+            return False
+        return isinstance(self._tree.at(entry.key, entry.stored).node, Directory)
+
+    def _ask_again(self, key: str) -> None:
+        """Have the kernel forget a name: what is there is of another kind than what it knows."""
+        folder, _, name = key.rpartition("/")
+        parent = self.inodes.number(self._tree.folder_at(folder))
+        pyfuse3.invalidate_entry_async(parent, os.fsencode(name), ignore_enoent=True)
 
     def _settled(self, entry: Entry) -> None:
         """The store has it: its inode is from now on known by the store's version."""
         self._renew(entry)
+        if self._is_container(entry):
+            self._ask_again(entry.key)
         number = self._numbers.get(entry.ident)
         if number is not None and not entry.opened:
             self._unbind(entry)
@@ -561,8 +575,13 @@ class WritableAdapter(Adapter):
     @answered
     @killable(asker)
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        """Remove an empty folder."""
-        await self._drive.rmdir(self._folder(parent), _name(name))
+        """Remove an empty folder; or a stored file that is shown as one, which has no other way to go."""
+        folder, text = self._folder(parent), _name(name)
+        inode = await self._inode_at(parent, text)
+        if inode is not None and inode.found.attributes.get("source") == folder + text:
+            await self._drive.unlink(folder, text)
+        else:
+            await self._drive.rmdir(folder, text)
 
     @answered
     @killable(asker)
@@ -610,6 +629,9 @@ class WritableAdapter(Adapter):
             if entry is not None:
                 self._bind(inode, entry)
                 self._renew(entry)
+            return
+        if "source" in inode.found.attributes:  # a container: a file again until it is in the store
+            self._ask_again(key)
             return
         self.inodes.adopt(inode.number, self._tree.folder_at(key))
         for other in self.inodes.known():

@@ -29,7 +29,7 @@ from vfs.errors import (
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.panel import Panel
 from vfs.places import Services, StoredPlace
-from vfs.spans import Layout, StoredObject, stored_versions
+from vfs.spans import DerivedObject, Layout, StoredObject, stored_versions
 from vfs.views import View
 
 log = logging.getLogger("vfs.tree")
@@ -369,8 +369,8 @@ class Tree:
         )
 
     def _expands(self, name: str, stored: StoredObject) -> bool:
-        """By its name, unless it was seen to be no container."""
-        return stored not in self._plain and any(
+        """By its name, unless it was seen to be no container, or is still being written here."""
+        return not (isinstance(stored, DerivedObject) or stored in self._plain) and any(
             fnmatchcase(name.lower(), pattern) for pattern in self._expand
         )
 

@@ -8,6 +8,8 @@ import mmap
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faulty_mounts import eventually
 from tests.servers import R2, r2_server
 from tests.writes import WrittenMount, written
 
@@ -515,3 +518,39 @@ def test_a_clip_of_a_file_that_is_not_sent_yet(here: Path, tmp_path: Path) -> No
     assert (here / "v@1s.jpg").read_bytes()[:2] == b"\xff\xd8"
     told = json.loads((here / "v.mp4@/info.json").read_bytes())
     assert told
+
+
+def reelfs(*words: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """One run of the command."""
+    return subprocess.run([Path(sys.executable).parent / "reelfs", *words], capture_output=True, timeout=60)
+
+
+def test_a_container_is_a_file_until_it_is_stored_and_goes_as_a_folder(server: R2, tmp_path: Path) -> None:
+    packed = tmp_path / "made.h4mk"
+    (tmp_path / "film").write_bytes(os.urandom(100_000))
+    assert reelfs("h4mk", "pack", tmp_path / "film", "-o", packed).returncode == 0
+    server.fill("containers", {"old/kept.txt": b"kept"})
+    with written(tmp_path, "r2://containers", server.environ) as mount:
+        first = mount / "old/first.h4mk"
+        shutil.copyfile(packed, first)
+        eventually(first.is_dir)
+        assert (first / "container.h4mk").read_bytes() == packed.read_bytes()
+        blocks = os.listdir(first / "blocks")
+        with pytest.raises(OSError, match="Read-only"):
+            (first / "stats.json").unlink()
+        first.rename(mount / "second.h4mk")
+        second = mount / "second.h4mk"
+
+        def is_whole_again() -> bool:
+            try:
+                assert os.listdir(second / "blocks") == blocks
+            except NotADirectoryError:  # a file while it is copied
+                return False
+            return second.is_dir()
+
+        assert reelfs("flush", mount.path).returncode == 0
+        eventually(is_whole_again)
+        assert set(os.listdir(mount.path)) == {"old", "second.h4mk"}
+        second.rmdir()
+        assert os.listdir(mount.path) == ["old"]
+    assert set(stored(server, "containers")) == {"old/kept.txt"}
