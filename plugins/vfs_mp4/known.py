@@ -13,16 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfs import Damaged
+from vfs_mp4 import aim
+from vfs_mp4.aim import Aim, Gap
 from vfs_mp4.anchors import Anchors
 from vfs_mp4.model import Track
 from vfs_mp4.probe import Opened
 
-#: A fragment up to this size is cheap to look at.
-SMALL = 256 << 10
-# After so many estimates for one time every other step halves the gap: rates that change defeat estimates.
-_ESTIMATES = 5
-# Known fragments on each side that are looked at for how the rate changes.
-_AROUND = 12
 # Fragments known of one file; beyond that a walk is cheaper, and the memory not worth it.
 _MAX_KNOWN = 50_000
 
@@ -151,43 +147,18 @@ class Known:
         first, last = self.order[0], self.starts[self.order[-1]]
         return (last.after - first) / max(last.until - self.starts[first].time, 1)
 
-    def estimate(self, before: int, stop: int, want: int) -> int:
-        """Where in the gap between a known fragment and `stop` a time should be."""
-        known, behind = self.starts[before], self.starts.get(stop)
-        count = self._tried[1] + 1 if self._tried[0] == want else 1
-        self._tried = (want, count)
-        if count > _ESTIMATES and count % 2:
-            return (known.after + stop) // 2
-        room = stop - known.after
-        if behind is not None:
-            offset = self._curve(before, stop, want)
-        elif (rate := self._rate_to_end(known)) <= 0 and known.after - before <= SMALL:
-            # The last fragment is cheap to look at, and makes the next estimate a good one.
-            offset = room
-        else:
-            offset = (want - known.until) * (rate or self._rate())
-        # A time behind the end of the file is looked for in its last fragment.
-        return known.after + int(min(max(offset, 1.0), room - 1.0))
+    def aim(self, before: int, stop: int, want: int) -> Aim:
+        """What to do next to find a time between a known fragment and `stop`."""
+        self._tried = (want, self._tried[1] + 1 if self._tried[0] == want else 1)
+        return aim.at_time(self._gap(before, stop), want, self._tried[1])
 
-    def _curve(self, before: int, stop: int, want: int) -> float:
-        """Bytes behind a known fragment: a line to the next one, bent to pass through a third."""
-        known, behind = self.starts[before], self.starts[stop]
-        length, room, at = max(behind.time - known.until, 1), stop - known.after, want - known.until
-        line, bend = at * room / length, 0.0
-        # Nearer ones tell of single fragments and not of the course of the film.
-        least = max(min(at, length - at) / 2, 1)
-        thirds = [(t, o) for t, o in self._around(before, stop) if not -least < t < length + least]
-        if thirds:
-            time, offset = min(thirds, key=lambda third: abs(third[0] - at))
-            bend = (offset - time * room / length) / (time * (time - length)) * at * (at - length)
-        return line + bend if 0 < line + bend < room else line
+    def near(self, before: int, stop: int, at: int) -> Aim:
+        """How to find the fragment near an offset."""
+        return aim.at_offset(self._gap(before, stop), at)
 
-    def _around(self, before: int, stop: int) -> list[tuple[int, int]]:
-        """(time, offset) of some known fragments on both sides of a gap, counted from its beginning."""
-        place, known = bisect_left(self.order, before), self.starts[before]
-        near = [*self.order[max(place - _AROUND, 0) : place], *self.order[place + 2 :][:_AROUND]]
-        near += [self.order[0], self.order[-1]]
-        return [(self.starts[o].time - known.until, o - known.after) for o in near if o not in (before, stop)]
+    def _gap(self, before: int, stop: int) -> Gap:
+        rate = 0.0 if stop in self.starts else self._rate_to_end(self.starts[before])
+        return Gap(self.starts, self.order, before, stop, rate)
 
     def _rate_to_end(self, known: Start) -> float:
         """Bytes a tick up to the end of the file by the movie header's duration, 0 where it tells none."""

@@ -8,15 +8,16 @@ whole boxes inside the media never do. What is found is kept, so the next time i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 from vfs import Damaged, Place
 from vfs_mp4 import walk
+from vfs_mp4.aim import SMALL, Aim
 from vfs_mp4.anchors import Anchors
 from vfs_mp4.boxes import Header, name_of
 from vfs_mp4.fragments import Moof
-from vfs_mp4.known import SMALL, Known, Start
+from vfs_mp4.incoming import MOOF_HEAD, Incoming, candidates, incoming
+from vfs_mp4.known import Known, Start
 from vfs_mp4.model import Track
 from vfs_mp4.probe import Opened, Reader, gather
 
@@ -26,17 +27,15 @@ _BETWEEN = frozenset(
 )
 # Fragments of other tracks, and boxes between, that may come before one of the main track.
 _MAX_BOXES = 64
-# What is searched at once: about two small fragments, so that one request mostly finds one; of fragments of
-# megabytes a part, since most of what is looked at then belongs to the wanted one.
-_LEAST, _MOST = 64 << 10, 1 << 20
-# Fragments of megabytes that are stepped over one by one: a request each, but no media.
-_HOPS = 3
+# Of large fragments so much is asked for at once, and given up when the first one is seen; when that is not
+# yet the wanted one so much more is let come.
+_AT_ONCE, _GO_ON = 8 << 20, 512 << 10
+# Where nothing is found the next look goes back by so many times as much.
+_WIDER = 3
 # Parts of a file that are walked at once where all fragments are needed; a wrong beginning costs a round.
 _PARTS, _ROUNDS = 8, 3
 # A box header and the first child of a moof, up to its sequence number (ISO/IEC 14496-12 8.8.5).
-_NUMBER_AT, _MOOF_HEAD = 20, 24
-# Places in one window that are looked at: media can be full of the letters.
-_MAX_TRIED = 64
+_NUMBER_AT = 20
 # Read where a moof may begin: it and the header of its mdat, of up to some 200 samples; later as much as the
 # largest one seen takes, up to the second.
 _REACH, _MOST_REACH = 4 << 10, 64 << 10
@@ -71,12 +70,15 @@ class Search:
         """See `table.Finder`."""
         before = self._known.before(at)
         start = self._known.starts[before]
-        hops = 1 if start.after - before <= SMALL else _HOPS
-        if at == before or want < start.until + hops * (start.until - start.time):
+        if at == before or want < start.until:
             await self._follow(reader, before)
             return
         stop = min(stop, self._known.end)
-        await self._look(reader, before, stop, self._known.estimate(before, stop, want))
+        aim = self._known.aim(before, stop, want)
+        if aim.hop:
+            await self._follow(reader, before)
+        else:
+            await self._look(reader, before, aim, want)
 
     async def whole(self, reader: Reader) -> Anchors | None:
         """All fragments, from box to box, in several parts of the file at once; None where a chain breaks."""
@@ -102,7 +104,7 @@ class Search:
         behind = known.behind(before)
         stop = known.end if behind is None else behind
         if before not in known.linked and known.starts[before].after < near < stop:
-            await self._look(reader, before, stop, near)
+            await self._look(reader, before, known.near(before, stop, near), 0)
 
     async def _chain(self, place: Place, at: int, stop: int) -> None:
         """Follow one fragment after the other up to `stop`, or where it breaks."""
@@ -118,33 +120,79 @@ class Search:
 
     # -- looking ----------------------------------------------------------------------------------------
 
-    async def _look(self, reader: Reader, before: int, stop: int, near: int) -> None:
-        """Learn the fragments of a window that ends at `near`, and grows backwards until there is one."""
-        start, behind = self._known.starts[before], self._known.starts.get(stop)
-        each = max(start.after - before, behind.after - stop if behind else 0)
-        small = each <= SMALL
-        # The fragment behind the estimate comes along: it proves the one before it without a request.
-        end = min(near + each, stop) if small else near
-        width = max(2 * each, _LEAST) if small else min(max(2 * each // 3, SMALL), _MOST)
-        low = max(min(near, end) - width, start.after)
+    async def _look(self, reader: Reader, before: int, aim: Aim, want: int) -> None:
+        """Learn a fragment from `aim.low` on, else from farther and farther before it."""
+        after = self._known.starts[before].after
+        low, high = aim.low, aim.high
+        width = max(aim.each, high - low if aim.small else 0)
+        small = aim.small
         while True:
-            # Of small fragments one more than is looked for: what lies in its media is none.
-            context = max(low - self._known.largest * 5 // 4, start.after) if small else low
-            if await self._scan(reader, context, low, end):
+            if small:
+                # One more than is looked for: what lies in its media is none.
+                context = max(low - self._known.largest * 5 // 4, after)
+                found = await self._scan(reader, context, low, high)
+            else:
+                found = await self._run(reader, low, high, want)
+            if found:
                 return
-            if low <= start.after:
+            if low <= after:
                 await self._follow(reader, before)
                 return
-            low, end = max(low - width, start.after), low
+            # It is larger than those that are known.
+            width = width * _WIDER
+            low, high = max(low - width, after), low
+            small = small and width <= SMALL
+
+    async def _run(self, reader: Reader, low: int, high: int, want: int) -> bool:
+        """Whether a fragment that begins in [low, high) was learnt: the first one, as soon as it is seen.
+
+        The bytes are one request that is given up then, or goes on a little where the time is near.
+        """
+        while low < high:
+            async with incoming(reader, low, min(low + _AT_ONCE, high)) as media:
+                at: int | None = low
+                while at is not None and (at := await media.find(at)) is not None:
+                    media.show()
+                    if await self._learnt(reader, at):
+                        await self._go_on(reader, media, at, want)
+                        return True
+                    at += 8
+                low = media.end
+        return False
+
+    async def _learnt(self, reader: Reader, at: int) -> bool:
+        """Whether there is a fragment at an offset, and fits between the known ones."""
+        known = self._known
+        if at in known.starts or known.is_rejected(at):
+            return at in known.starts
+        try:
+            start = await self._start(reader, at)
+        except Damaged:
+            known.reject(at)
+            return False
+        return known.add(at, start)
+
+    async def _go_on(self, reader: Reader, media: Incoming, at: int, want: int) -> None:
+        """Step on to the fragment of a time while the bytes that come anyway have the next one soon."""
+        known, limit = self._known, at + _GO_ON
+        while at in known.starts and known.starts[at].until <= want:
+            after = known.starts[at].after
+            if after > limit or not await media.has(after + self._reach):
+                return
+            media.show()
+            await self._follow(reader, at)
+            if at not in known.linked:
+                return
+            at = known.behind(at) or at
 
     async def _scan(self, reader: Reader, context: int, low: int, end: int) -> int:
         """How many fragments that begin in [low, end) were learnt; media of those from `context` on is left
         out.
         """
         await reader.peek(context, end + self._reach - context)
-        data = await reader.peek(context, end + _MOOF_HEAD - context)
+        data = await reader.peek(context, end + MOOF_HEAD - context)
         known, learnt, behind = self._known, 0, context
-        for at in _candidates(data, context, end):
+        for at in candidates(data, context, end):
             if at < behind or known.is_rejected(at):
                 continue
             try:
@@ -227,20 +275,9 @@ class Search:
         if not moof.timed:
             raise Damaged("fragments without decode times")
         self._reach = min(max(self._reach, head.size * 5 // 4 + 64), _MOST_REACH)
-        first = await reader.peek(at, _MOOF_HEAD)
+        first = await reader.peek(at, MOOF_HEAD)
         number = int.from_bytes(first[_NUMBER_AT:], "big") if first[12:16] == b"mfhd" else 0
         return moof, number
-
-
-def _candidates(data: bytes, low: int, end: int) -> Iterator[int]:
-    """Offsets in [low, end) where the head of a moof could be; `data` begins at `low`."""
-    at, tried = data.find(b"moof"), 0
-    while at >= 0 and tried < _MAX_TRIED and low + at - 4 < end:
-        size = int.from_bytes(data[at - 4 : at], "big") if at >= 4 else 0
-        if _MOOF_HEAD <= size <= walk.MAX_MOOF and data[at + 8 : at + 12] == b"mfhd":
-            tried += 1
-            yield low + at - 4
-        at = data.find(b"moof", at + 1)
 
 
 def _check_data(moof: Moof, begin: int, stop: int) -> None:

@@ -12,6 +12,8 @@ import trio
 from vfs import Extent, Inline, Layout, Node, NotFound, Pool, StoredObject
 
 T = TypeVar("T")
+#: Bytes of a request that come at a time.
+PIECE = 64 << 10
 
 
 class Ranges:
@@ -91,8 +93,27 @@ class MemoryPlace:
     async def stream(
         self, layout: Layout, offset: int = 0, length: int | None = None
     ) -> AsyncIterator[bytes | memoryview]:
-        """In one piece."""
-        yield (await self.fetch(layout))[offset : None if length is None else offset + length]
+        """As it comes, in pieces; who leaves early has asked for no more than what came."""
+        window = layout.window(offset, layout.size - offset if length is None else length)
+        for span in window.spans:
+            if isinstance(span, Inline):
+                yield span.data
+                continue
+            at, stop = span.offset, span.offset + span.length
+            for low, high in [*self.ranges.missing(at, stop), (stop, stop)]:
+                if at < low:
+                    yield self.data[at:low]
+                at = low
+                try:
+                    while at < high:
+                        await trio.lowlevel.checkpoint()
+                        begin, at = at, min(at + PIECE, high)
+                        yield self.data[begin:at]
+                finally:
+                    if at > low:
+                        self.log.append((self.path, low, at - low))
+                    if at == high > low:
+                        self.ranges.add(low, high)
 
     async def fetch(self, layout: Layout) -> bytes:
         parts = []

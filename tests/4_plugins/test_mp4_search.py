@@ -98,32 +98,58 @@ def test_an_instant_of_an_unindexed_game_costs_ten_requests(name: str, init: tup
     assert max(beyond for _, beyond in costs) <= 4 * MIB
 
 
-@pytest.mark.parametrize("mean", [80_000, 400_000, 1_000_000])
-def test_uneven_fragments_of_any_length_cost_hardly_more(mean: int, init: tuple[bytes, int]) -> None:
-    """540 MB whose bit rate and fragments' lengths both vary by half: few go beyond ten requests, or 4 MiB.
+def layout(course: str, mean: int) -> tuple[list[int], list[int]]:
+    """(sizes, numbers of samples) of the fragments of 540 MB, of `mean` bytes."""
+    picks, count = random.Random(1), GAME // mean
+    lengths = [picks.randrange(6, 35) if course == "uneven" else 20 for _ in range(count)]
 
-    Not so with fragments of several megabytes: nothing tells where one begins but the bytes themselves, so a
-    look at a place nobody knows costs half a fragment of media, and two or three looks are needed.
+    def rate(part: float) -> float:
+        if course == "waves":
+            return 1 + 0.6 * math.sin(12 * part)
+        if course == "more":
+            return 0.25 + 1.5 * part
+        if course == "jump":
+            return 0.2 if part < 0.6 else 2.2
+        return max(picks.gauss(1, 0.4), 0.125)
+
+    return [int(mean * n / 20 * rate(at / count)) for at, n in enumerate(lengths)], lengths
+
+
+#: Of each course and size of fragments: requests (nine of ten times, at worst), MiB beyond (likewise).
+COSTS = {
+    ("uneven", 80_000): (7, 8, 2, 3),
+    ("uneven", 400_000): (10, 11, 2.5, 3),
+    ("uneven", 1_000_000): (10, 12, 4, 5.5),
+    ("uneven", 4_400_000): (11, 13, 13, 20),
+    ("sizes", 400_000): (9, 11, 2, 3),
+    ("sizes", 4_400_000): (10, 11, 12, 16),
+    ("waves", 80_000): (9, 9, 3, 4),
+    ("waves", 1_000_000): (10, 11, 4, 6),
+    ("waves", 4_400_000): (10, 11, 12, 14),
+    ("more", 1_000_000): (10, 11, 4, 4.5),
+    ("jump", 80_000): (11, 14, 5, 8),
+    ("jump", 1_000_000): (17, 18, 12, 14),
+}
+
+
+@pytest.mark.parametrize(("course", "mean"), COSTS, ids=str)
+def test_uneven_fragments_cost_hardly_more(course: str, mean: int, init: tuple[bytes, int]) -> None:
+    """540 MB whose bit rate, and fragments' lengths, vary: by chance, in waves, steadily, or with one jump.
+
+    Ten requests nine times in ten, but where the rate jumps elevenfold. 4 MiB beyond what is wanted are kept
+    where fragments have up to a megabyte. Not where they have more: a look at a place in the media of another
+    one costs what is left of it, half a fragment, and nothing but looks tells where one begins.
     """
+    sizes, lengths = layout(course, mean)
+    made = sparse(init[0], len(sizes), sizes.__getitem__, ticks=init[1], samples=lengths.__getitem__)
     picks, costs = random.Random(11), []
-    lengths = [picks.randrange(6, 35) for _ in range(GAME // mean)]
-    rates = [max(picks.gauss(1, 0.4), 0.125) for _ in lengths]
-    made = sparse(
-        init[0],
-        len(lengths),
-        lambda number: int(mean * lengths[number] / 20 * rates[number]),
-        ticks=init[1],
-        samples=lengths.__getitem__,
-    )
     for _ in range(20):
         fresh(made.place)
-        costs.append(reading(made, Fraction(picks.randrange(len(lengths) * made.each), made.ticks)))
-    gets, beyond = sorted(c[0] for c in costs), sorted(c[1] for c in costs)
-    print(f"\n{mean}: requests {gets} KiB beyond {[b >> 10 for b in beyond]}")
-    assert gets[17] <= 10
-    assert beyond[15] <= 4 * MIB
-    assert gets[-1] <= 16
-    assert beyond[-1] <= 8 * MIB
+        costs.append(reading(made, Fraction(picks.randrange(len(sizes) * made.each), made.ticks)))
+    gets, beyond = sorted(c[0] for c in costs), sorted(c[1] / MIB for c in costs)
+    print(f"\n{course} {mean}: requests {gets} MiB beyond {[round(b, 1) for b in beyond]}")
+    told = (gets[17], gets[-1], beyond[17], beyond[-1])
+    assert all(cost <= most for cost, most in zip(told, COSTS[course, mean], strict=True)), told
 
 
 def test_what_was_learnt_makes_the_next_time_cheaper(init: tuple[bytes, int]) -> None:

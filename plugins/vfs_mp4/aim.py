@@ -1,0 +1,208 @@
+"""Where a time should be among the fragments of a file, by those that are known, and how sure that is. Pure.
+
+Between two known fragments sizes are summed up like the steps of a random walk that is pinned at both ends:
+the estimate is best beside them and worst in the middle. Behind the last known one only the course so far
+tells. So a look is begun before the estimate by about as much as it may be wrong: fragments after a known
+one are stepped over for next to nothing, those before it have to be looked for again.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+#: A fragment up to this size is cheap to look at: several are read in one request.
+SMALL = 256 << 10
+# Fragments from a known one to the wanted one that are stepped over, a request of a few KiB each.
+_HOPS = 2.5
+# Of small ones so much is read at once.
+_LEAST, _MOST = 160 << 10, 512 << 10
+# How sizes of fragments scatter around the course of the film, as a part of their mean, and how far the
+# course itself is from what is expected, as a part of the gap.
+_SCATTER, _MISFIT = 0.45, 0.2
+# After so many looks that all fell short of it the end is looked at, which bounds what comes after.
+_SHORT = 2
+# A third fragment farther from a gap than so many times its length tells nothing of the course in it.
+_FAR = 2
+# After so many looks every other estimate is a line: a course that jumps has no bend.
+_BENT = 3
+# Lengths that differ by less are the same: an encoder with a fixed interval of key frames.
+_SAME, _LATE_EVEN = 0.02, 0.02
+# Known fragments that are looked at for how large and how long they are.
+_SAMPLE = 64
+# Known fragments on each side that are looked at for how the rate changes.
+_AROUND = 12
+
+
+class Piece(Protocol):
+    """What is known of a fragment: when it begins and ends, and where it ends."""
+
+    @property
+    def time(self) -> int:
+        """Ticks."""
+
+    @property
+    def until(self) -> int:
+        """Ticks."""
+
+    @property
+    def after(self) -> int:
+        """Offset behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What to do next. hop: step from the known fragment to the next one; else look from `low` on.
+
+    high: where a window of small fragments ends; of large ones the look ends with the first that is found.
+    each: bytes of a fragment thereabouts. small: whether fragments are.
+    """
+
+    hop: bool
+    low: int
+    high: int
+    each: int
+    small: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch without known fragments.
+
+    starts: the known fragments by offset, in order. before: the one before it. stop: its end, where another
+    known one begins or all fragments end. rate: bytes a tick up to there, 0 = not known.
+    """
+
+    starts: Mapping[int, Piece]
+    order: Sequence[int]
+    before: int
+    stop: int
+    rate: float
+
+    @property
+    def room(self) -> int:
+        """Bytes."""
+        return self.stop - self.starts[self.before].after
+
+
+def each(gap: Gap) -> int:
+    """Bytes of a fragment in a gap: the mean of its neighbours and of all."""
+    sides = [at for at in (gap.before, gap.stop) if at in gap.starts]
+    sizes = [gap.starts[at].after - at for at in sides]
+    some = _some(gap)
+    mean = sum(gap.starts[at].after - at for at in some) / len(some)
+    return max(int((sum(sizes) + sizes[0] * (len(sizes) == 1) + mean) / 3), 1)
+
+
+def _some(gap: Gap) -> Sequence[int]:
+    """Known fragments all over the file, not too many."""
+    return gap.order[:: max(len(gap.order) // _SAMPLE, 1)]
+
+
+def at_time(gap: Gap, want: int, looks: int) -> Aim:
+    """Where to look for a time in a gap. looks: how many there were for this time, this one included."""
+    known, size = gap.starts[gap.before], each(gap)
+    at = max(want - known.until, 0)
+    even = _length(gap)
+    # Where all last equally long it is known when the wanted one begins, else that it is somewhere in it.
+    late = size * _LATE_EVEN if even else size / 2
+    offset, spread = _estimate(
+        gap, at // even * even if even else at, size, bent=looks <= _BENT or looks % 2 > 0
+    )
+    closed = gap.stop in gap.starts or gap.rate > 0
+    if not closed and (size <= SMALL or looks > _SHORT):
+        offset, spread = gap.room - size * 1.3, 0.0
+    near = offset < _HOPS * size if closed or offset < gap.room - size else gap.room < 2 * size
+    own = known.after - gap.before
+    if size <= SMALL or (near and own <= SMALL):
+        return _window(gap, offset, spread, min(size, own) if near else size)
+    low = offset - late - min(spread, _HOPS / 2 * size)
+    # Not so near the end of the gap that there is nothing left to find.
+    low = min(low, gap.room - size * (1.0 if gap.stop in gap.starts else 1.3))
+    return Aim(near or low < size / 10, known.after + max(int(low), 0), gap.stop, size, small=False)
+
+
+def at_offset(gap: Gap, at: int) -> Aim:
+    """How to find the fragment near an offset in a gap."""
+    size = each(gap)
+    low = min(at, gap.stop - size * 4 // 3)
+    high = min(low + 2 * size, gap.stop) if size <= SMALL else gap.stop
+    return Aim(
+        hop=False, low=max(low, gap.starts[gap.before].after), high=high, each=size, small=size <= SMALL
+    )
+
+
+def _window(gap: Gap, offset: float, spread: float, size: int) -> Aim:
+    """A window in which the wanted one should be, with the one behind it, which proves it."""
+    after = gap.starts[gap.before].after
+    width = min(max(2 * spread + 2 * size, _LEAST), _MOST)
+    low = offset - size / 2 - width / 2
+    if offset + 2 * size < _MOST / 2:
+        low, width = 0.0, offset + 2 * size
+    begin = after + int(max(min(low, gap.room - width), 0.0))
+    return Aim(hop=False, low=begin, high=min(begin + int(width), gap.stop), each=size, small=True)
+
+
+def _length(gap: Gap) -> int:
+    """Ticks that each fragment lasts, 0 where they differ. The last one of all may be shorter."""
+    last = gap.order[-1]
+    lengths = [gap.starts[at].until - gap.starts[at].time for at in _some(gap) if at != last]
+    if not lengths:
+        return gap.starts[last].until - gap.starts[last].time
+    low, high = min(lengths), max(lengths)
+    return high if high - low <= _SAME * high else 0
+
+
+def _estimate(gap: Gap, at: int, size: int, *, bent: bool) -> tuple[float, float]:
+    """Bytes into a gap where a time (ticks into it) should be, and how far off that may be."""
+    known, behind, room = gap.starts[gap.before], gap.starts.get(gap.stop), gap.room
+    if behind is None and not gap.rate:
+        return _further(gap, at)
+    length = behind.time - known.until if behind is not None else int(room / gap.rate)
+    length = max(length, 1)
+    offset = min(_between(gap, at, length) if bent else at * room / length, float(room))
+    part = offset / room if room else 0.0
+    walk = size * _SCATTER * math.sqrt(max(room / size, 0) * part * (1 - part))
+    return offset, walk + _MISFIT * room * part * (1 - part)
+
+
+def _further(gap: Gap, at: int) -> tuple[float, float]:
+    """Where nothing is known behind: as the rate went from the first fragment to the last known one."""
+    first, last = gap.order[0], gap.starts[gap.before]
+    begin = gap.starts[first]
+    slope = (begin.after - first) / max(begin.until - begin.time, 1)
+    gone, bytes_gone = max(last.until - begin.time, 1), last.after - first
+    rate = bytes_gone / gone
+    whole = gone + at
+    bent = slope * whole + (rate - slope) / gone * whole * whole - bytes_gone
+    offset = bent if bent > 0 else rate * at
+    return offset, offset * _SCATTER / math.sqrt(len(gap.order))
+
+
+def _between(gap: Gap, at: int, length: int) -> float:
+    """A line through the gap, bent to pass through a third known fragment."""
+    room = gap.room
+    line, bend = at * room / length, 0.0
+    # Nearer ones tell of single fragments and not of the course of the film.
+    least = max(min(at, length - at) / 2, 1)
+    far = _FAR * length
+    thirds = [(t, o) for t, o in _around(gap) if -far < t <= -least or length + least <= t < length + far]
+    if thirds:
+        time, offset = min(thirds, key=lambda third: abs(third[0] - at))
+        bend = (offset - time * room / length) / (time * (time - length)) * at * (at - length)
+    return line + bend if 0 < line + bend < room else line
+
+
+def _around(gap: Gap) -> list[tuple[int, int]]:
+    """(time, offset) of some known fragments on both sides of a gap, counted from its beginning."""
+    order, known = gap.order, gap.starts[gap.before]
+    place = bisect_left(order, gap.before)
+    near = [*order[max(place - _AROUND, 0) : place], *order[place + 2 :][:_AROUND], order[0], order[-1]]
+    return [
+        (gap.starts[at].time - known.until, at - known.after)
+        for at in near
+        if at not in (gap.before, gap.stop)
+    ]
