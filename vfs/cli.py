@@ -192,11 +192,18 @@ def umount(
     now: Annotated[
         bool, typer.Option("--now", help="Do not wait for what is not sent: the next mount sends it.")
     ] = False,
+    dead: Annotated[
+        bool, typer.Option("--dead", help="Only a mount whose daemon is gone; nothing where there is none.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Unmount, when everything written is in the store; works on dead mounts too. With --config, what that
     file mounts."""
-    cli_mounts.leave(cli_mounts.mountpoint_of(mountpoint, config), lazy=lazy, now=now)
+    from vfs.mounts import is_dead
+
+    point = cli_mounts.mountpoint_of(mountpoint, config)
+    if not dead or is_dead(point):
+        cli_mounts.leave(point, lazy=lazy, now=now)
 
 
 @app.command()

@@ -290,7 +290,11 @@ def start(settings: Mapping[str, Any], foreground: bool = False) -> None:
 
 
 def _detach(settings: Settings) -> None:
-    """Start the daemon in a session of its own and wait for its line."""
+    """Start the daemon and wait for its line.
+
+    It takes a session of its own only when it is mounted: an automount holds up whoever looks at the
+    mountpoint, but for the process group of the mount(8) that it waits for.
+    """
     settings_read, settings_write = os.pipe()
     ready_read, ready_write = os.pipe()
     log_path = log_file(settings)
@@ -308,7 +312,6 @@ def _detach(settings: Settings) -> None:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
                 (os.POSIX_SPAWN_DUP2, ready_write, READY_DESCRIPTOR),
             ],
-            setsid=True,
         )
     finally:
         os.close(settings_read)
@@ -366,7 +369,13 @@ def main(source: OpenSource | None = None) -> int:
     try:
         settings = Settings.from_dict(given)
         configure_logging(settings, foreground=False)
-        run(settings, ready=lambda: report.say({"ready": True}), source=source)
+
+        def ready() -> None:
+            if os.getpgrp() != os.getpid():
+                os.setsid()
+            report.say({"ready": True})
+
+        run(settings, ready=ready, source=source)
     except ReelfsError as error:
         log.error("%s", error)
         report.say({"error": str(error), "kind": type(error).__name__})
