@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -96,11 +96,15 @@ class Machine:
         return Path(f"/proc/{self.pid}/root") / path.lstrip("/")
 
     def run(
-        self, *words: str | Path, check: bool = True, user: str = "root", **environ: str
+        self,
+        *words: str | Path,
+        check: bool = True,
+        user: str = "root",
+        environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """A command in it, as `user`."""
         enter = ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-i", "-C", "--"]
-        given = {"PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin", **environ}
+        given = {"PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin", **(environ or {})}
         become = [] if user == "root" else ["runuser", "-u", user, "--"]
         done = subprocess.run(
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import tomllib
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,11 +99,51 @@ def test_the_wheel_works_by_itself(built: Path, tmp_path: Path) -> None:
     assert where.stdout.startswith(str(tmp_path))
 
 
+PACKAGE: dict[str, Any] = {"name": "rich", "version": "1.0", "vulns": []}
+BAD = PACKAGE | {"vulns": [{"id": "CVE-1", "fix_versions": ["1.1"]}]}
+UNKNOWN = {"name": "trio", "skip_reason": "not found"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "said", "code", "shown"),
+    [
+        ([PACKAGE], "", 0, ["audit: 1 packages asked about, 0 vulnerabilities known"]),
+        (
+            [BAD, PACKAGE],
+            "",
+            1,
+            ["audit: rich 1.0: CVE-1: mended in 1.1", "audit: 2 packages asked about, 1 "],
+        ),
+        (
+            [PACKAGE, UNKNOWN],
+            "",
+            0,
+            ["audit: trio: not asked: not found", "audit: 1 packages asked about, 0 "],
+        ),
+        ([UNKNOWN], "", 0, ["audit: skipped: the package index here tells nothing of vulnerabilities"]),
+        (None, "Traceback\nno network\n", 0, ["audit: skipped: no answer about vulnerabilities: no network"]),
+    ],
+)
+def test_an_audit_tells_what_is_wrong_from_what_could_not_be_asked(
+    packages: list[dict[str, Any]] | None, said: str, code: int, shown: list[str], tmp_path: Path
+) -> None:
+    report, stderr = tmp_path / "report.json", tmp_path / "said"
+    report.write_text("" if packages is None else json.dumps({"dependencies": packages}))
+    stderr.write_text(said)
+    command = [sys.executable, str(ROOT / "scripts/audit_verdict.py"), str(report), str(stderr)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(shown)
+    assert all(line.startswith(wanted) for line, wanted in zip(lines, shown, strict=True))
+
+
 def test_the_container_copies_what_there_is_and_runs_as_nobody_special() -> None:
     text = (ROOT / "container" / "Containerfile").read_text()
     for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
+            assert f"!{source}\n" in (ROOT / ".dockerignore").read_text(), source
     assert re.search(r"^USER reelfs$", text, re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "reelfs" in project["project"]["scripts"]

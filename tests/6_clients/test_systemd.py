@@ -190,14 +190,16 @@ def test_a_service_of_a_user(host: Machine) -> None:
     (library / "a.txt").write_text("stored\n")
     install = (REELFS, "service", "install", "--user", "video", "/home/reel/library", "/home/reel/video")
     host.run("chown", "-R", "reel:", "/home/reel")
-    host.run(*install, user="reel", **own)
+    host.run(*install, user="reel", environ=own)
     systemctl = ("systemctl", "--user")
-    shown = host.run(*systemctl, "show", UNIT, user="reel", **own).stdout
+    shown = host.run(*systemctl, "show", UNIT, user="reel", environ=own).stdout
     assert "SubState=running" in shown, host.run("journalctl", "--no-pager", check=False).stdout
     assert host.run("cat", "/home/reel/video/a.txt", user="reel").stdout == "stored\n"
     assert host.run("cat", "/home/reel/video/a.txt", check=False).returncode != 0  # not even root
-    assert "read-only, online" in host.run(REELFS, "status", "/home/reel/video", user="reel", **own).stdout
-    host.run(*systemctl, "stop", UNIT, user="reel", **own)
+    assert (
+        "read-only, online" in host.run(REELFS, "status", "/home/reel/video", user="reel", environ=own).stdout
+    )
+    host.run(*systemctl, "stop", UNIT, user="reel", environ=own)
     assert mounted(host, "/home/reel/video") == 0
 
 

@@ -33,7 +33,7 @@ def licences() -> str:
     """Every package that reelfs itself needs, as `requirements.lock` pins them, with its licence."""
     names = re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     lines = ["| package | licence |", "|---|---|"]
-    for name in names:
+    for name in dict.fromkeys(names):
         try:
             told = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
