@@ -29,7 +29,7 @@ from vfs.errors import (
     Unsupported,
     WorkerFailed,
 )
-from vfs.hookspecs import Command, Indexer, hookimpl
+from vfs.hookspecs import Asked, Command, Indexer, MountCommand, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
 from vfs.nodes import Bytes, Directory, Inbox, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
@@ -38,6 +38,7 @@ from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
+    from vfs.controlclient import ask_mount
     from vfs.plugins import Plugins
     from vfs.rows import MAX_DATABASE, harden, read_rows, words_of
     from vfs.runtime import Runtime, open_runtime
@@ -58,6 +59,7 @@ _LATE = {
     "Status": "vfs.telemetry",
     "WorkerFile": "vfs.workerfile",
     "harden": "vfs.rows",
+    "ask_mount": "vfs.controlclient",
     "in_thread": "vfs.workers",
     "in_worker": "vfs.workers",
     "open_runtime": "vfs.runtime",
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "MAX_DATABASE",
+    "Asked",
     "BadBody",
     "Bytes",
     "Command",
@@ -97,6 +100,7 @@ __all__ = [
     "Malformed",
     "MediaError",
     "Moment",
+    "MountCommand",
     "NameTooLong",
     "NoMedia",
     "Node",
@@ -127,6 +131,7 @@ __all__ = [
     "View",
     "WorkerFailed",
     "WorkerFile",
+    "ask_mount",
     "escape",
     "harden",
     "hookimpl",

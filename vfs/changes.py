@@ -36,6 +36,10 @@ class Changes:
         self._forget(path)
         for listener in self._listeners:
             listener(path)
+        self.tell(told)
+
+    def tell(self, told: dict[str, Any]) -> None:
+        """Who watches is told of a change that the caches know already."""
         for watcher in self._watchers:
             try:
                 watcher.send_nowait(told)

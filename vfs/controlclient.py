@@ -36,6 +36,19 @@ def the_mount(path: str | None) -> tuple[Mounted, str]:
     raise ConfigError(f"say which mount: {', '.join(mounted.path for mounted in ours)}")
 
 
+def ask_mount(
+    path: str,
+    command: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    progress: Callable[[Any], object] | None = None,
+) -> Any:
+    """The answer of the mount that `path` lies on, to one command. Raises ReelfsError: its own, or why it
+    cannot be asked."""
+    with Client(the_mount(path)[0]) as client:
+        return client.ask(command, arguments, progress=progress, seconds=None)
+
+
 class Client:
     """A connection to the daemon of one mount."""
 

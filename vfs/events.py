@@ -18,7 +18,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -96,9 +96,12 @@ def parse(body: object, bucket: str, prefix: str) -> Event | None:
 
 
 class Queue:
-    """A pull consumer. Raises OSError for what is no usable answer."""
+    """A pull consumer. Raises OSError for what is no usable answer.
 
-    def __init__(self, url: str, token: str) -> None:
+    token: asked for at each request, so that one that was changed is used from then on; "" = there is none.
+    """
+
+    def __init__(self, url: str, token: Callable[[], str]) -> None:
         self._url = url.rstrip("/")
         self._token = token
 
@@ -114,10 +117,13 @@ class Queue:
         await self._post("ack", {"acks": [{"lease_id": lease} for lease in leases], "retries": []})
 
     async def _post(self, what: str, asked: Mapping[str, Any]) -> Any:
+        token = self._token()
+        if not token:
+            raise OSError(f"no token: set {TOKEN}")
         request = urllib.request.Request(
             f"{self._url}/messages/{what}",
             data=json.dumps(asked).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
         return await trio.to_thread.run_sync(partial(_exchange, request), abandon_on_cancel=True)
 
@@ -140,7 +146,7 @@ async def follow(queue: Queue, url: str, changes: Changes, *, pause: float = PAU
     """Refresh what each event names, until cancelled. url: of the mounted store."""
     bucket, _, prefix = url.partition("://")[2].partition("/")
     prefix = f"{prefix}/" if prefix else ""
-    wait = pause
+    wait, said = pause, ""
     while True:
         try:
             messages = await queue.pull()
@@ -151,8 +157,14 @@ async def follow(queue: Queue, url: str, changes: Changes, *, pause: float = PAU
                 await queue.acknowledge([lease for lease, _ in messages])
                 wait = pause
                 continue
-            wait = pause
+            wait, said = pause, ""
         except (OSError, KeyError, TypeError) as error:
-            log.warning("events.queue: %s; asked again in %.0f s", visible(str(error)), wait * 2)
             wait = min(LONGEST_PAUSE, wait * 2)
+            if str(error) != said:  # once for each reason: it is asked again for as long as the mount lives
+                log.warning(
+                    "events.queue: %s; it is asked again, every %.0f s at last",
+                    visible(str(error)),
+                    LONGEST_PAUSE,
+                )
+                said = str(error)
         await trio.sleep(wait)

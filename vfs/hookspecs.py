@@ -11,7 +11,7 @@ An implementation takes any subset of the arguments, by name::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,6 +43,33 @@ class Command:
 
     name: str
     run: Callable[..., Any]
+
+
+class Asked(Protocol):
+    """One request over a mount's control socket, as a `MountCommand` gets it."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What came with it, from JSON: anything may be missing or of another kind."""
+
+    @property
+    def progress(self) -> Callable[[Any], Awaitable[None]]:
+        """Tell who asked how far it is: a JSON value. Who hangs up cancels what was asked for."""
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """An argument that is text. Raises ConfigError where it is missing or something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountCommand:
+    """A command that mounts answer (`vfs.ask_mount`, or any client of the control socket).
+
+    name: `PLUGIN.VERB`; one that exists already counts. run: gives the result, a JSON value, or raises a
+    ReelfsError; it runs in the daemon's event loop, and must not hold that up.
+    """
+
+    name: str
+    run: Callable[[Asked], Awaitable[Any]]
 
 
 class Indexer(Protocol):
@@ -100,6 +127,13 @@ def vfs_store(url: str, settings: Settings) -> Store | None:
 @hookspec
 def vfs_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Commands to add to the command line."""
+
+
+@hookspec
+def vfs_control(  # type: ignore[empty-body]
+    settings: Settings, status: Status, root: Place
+) -> Iterable[MountCommand]:
+    """Commands for the control socket of the mount; called once, when it opens. root: of what is mounted."""
 
 
 @hookspec

@@ -14,7 +14,7 @@ from vfs import hookspecs
 from vfs.errors import ConfigError
 from vfs.storage.base import Store
 from vfs.vectors import Descriptor, VectorIndex
-from vfs.views import View
+from vfs.views import Place, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -73,6 +73,13 @@ class Plugins:
         commands: list[hookspecs.Command] = []
         for hook in self.manager.hook.vfs_commands.get_hookimpls():
             commands += self._call(hook, lambda c: list(c)) or []
+        return commands
+
+    def mount_commands(self, settings: Settings, status: Status, root: Place) -> list[hookspecs.MountCommand]:
+        """What plugins add to the control socket."""
+        commands: list[hookspecs.MountCommand] = []
+        for hook in self.manager.hook.vfs_control.get_hookimpls():
+            commands += self._call(hook, lambda c: list(c), settings=settings, status=status, root=root)
         return commands
 
     def preparations(self) -> list[Callable[[], None]]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import trio
 
@@ -18,21 +20,24 @@ from vfs.cache.budget import Budget
 from vfs.cache.derived import Derived
 from vfs.cache.disk import DiskCache
 from vfs.cache.kept import Kept
-from vfs.cache.metadata import Metadata
+from vfs.cache.metadata import Metadata, Stored
 from vfs.changes import Changes
 from vfs.config import KNOWN, Settings
 from vfs.control import Control
-from vfs.errors import DeadlineExceeded, ReelfsError, Unavailable
+from vfs.errors import ConfigError, DeadlineExceeded, ReelfsError, Unavailable
 from vfs.explain import explain
+from vfs.hookspecs import MountCommand
 from vfs.operate import Operations
-from vfs.places import Services
+from vfs.places import Services, StoredPlace
 from vfs.plugins import Plugins, load_plugins
 from vfs.reader import Reader, open_reader
 from vfs.readers import Readers
+from vfs.spans import StoredObject
 from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
+from vfs.units import visible
 from vfs.usage import Usage, usage_file
 from vfs.write.rules import Rules
 from vfs.write.session import WriteSession, merged_metadata, open_writing, staging_folder
@@ -101,11 +106,12 @@ class Runtime:
         from vfs.events import TOKEN, Queue, follow
         from vfs.storage.credentials import environment
 
-        url = self.settings.events.queue
-        token = environment(self.settings.credentials).get(TOKEN) if url else None
-        if url and not token:
-            log.error("events.queue: no token: set %s", TOKEN)
-        elif url and token:
+        def token() -> str:
+            with suppress(ConfigError):  # a file that is being changed; SIGHUP says what is wrong with it
+                return environment(self.settings.credentials).get(TOKEN, "")
+            return ""
+
+        if url := self.settings.events.queue:
             await follow(Queue(url, token), self.store.url, self.changes)
 
     async def warm(self) -> None:
@@ -142,6 +148,29 @@ def _writing(
         floor=settings.write.free_floor,
         flush_seconds=settings.write.flush_timeout,
     )
+
+
+def _add_commands(control: Control, commands: Iterable[MountCommand]) -> None:
+    """Those of plugins; none takes the place of another."""
+    for command in commands:
+        if command.name in control.commands:
+            log.error("a plugin offers the command %s, which exists already", visible(command.name))
+        else:
+            control.command(command.name, command.run)
+
+
+def _tell_noticed(changes: Changes, key: str, now: Stored | None) -> None:
+    """What others changed and no event told of: found by looking again."""
+    told: dict[str, Any] = {
+        "action": "removed" if now is None else "stored",
+        "path": key,
+        "size": None,
+        "etag": "",
+        "time": "",
+    }
+    if isinstance(now, StoredObject):
+        told |= {"size": now.size, "etag": now.version}
+    changes.tell(told | {"source": "look"})
 
 
 def _kept(settings: Settings, store: Store) -> Kept:
@@ -236,8 +265,9 @@ async def open_runtime(
         def is_stored(found: Found) -> bool:
             return guarded.remote and found.place is not None and not found.place.is_folder
 
+        services = Services(metadata, reader, Derived(budget), status, _kept(settings, guarded))
         tree = Tree(
-            Services(metadata, reader, Derived(budget), status, _kept(settings, guarded)),
+            services,
             plugins.views(settings, status),
             expand=settings.expand,
             show_derived=settings.show_derived,
@@ -248,7 +278,9 @@ async def open_runtime(
             },
         )
         changes = Changes(metadata.forget_at)
+        metadata.noticed = partial(_tell_noticed, changes)
         Operations(settings, control, tree, reader, blocks, status, changes, writing, readers).add()
+        _add_commands(control, plugins.mount_commands(settings, status, StoredPlace.root(services)))
         yield Runtime(
             settings,
             guarded,

@@ -182,13 +182,23 @@ class Away(MemoryStore):
     """A store that can be away: refusing at once, or not answering at all."""
 
     away: str = ""
+    offline: bool = True
 
     async def head(self, key: str) -> ObjectDetails:
+        await self._away()
+        return await super().head(key)
+
+    async def list(self, *args: Any, **settings: Any) -> Page:
+        await self._away()
+        return await super().list(*args, **settings)
+
+    async def _away(self) -> None:
         if self.away == "refusing":
             raise Unavailable("connection refused")
         if self.away == "silent":
             await trio.sleep_forever()
-        return await super().head(key)
+        if self.away == "slow":
+            await trio.sleep(20)
 
 
 @pytest.mark.parametrize("how", ["refusing", "silent"])
@@ -217,6 +227,81 @@ def test_while_the_store_is_away_the_version_known_last_counts(
         assert await metadata.current(old) == new
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("how", ["refusing", "silent"])
+def test_while_the_store_is_away_what_was_listed_last_counts(
+    how: str, expected_logs: Callable[[str], None]
+) -> None:
+    """C3: of listings, prefixes and single lookups; what nobody has asked about is an error."""
+    expected_logs("the store does not answer")
+
+    async def main() -> None:
+        store, clock = Away(OBJECTS), Clock()
+        metadata = Metadata(store, clock=clock)
+        games = await metadata.folder("games/")
+        await metadata.find("", "a.mp4")
+        await metadata.starting("games/deep/", "z")
+        store.replace("games/later.mp4", b"later")
+        store.away = how
+        clock.now += 1000
+        assert (await metadata.folder("games/")).files == games.files
+        began = trio.current_time()
+        assert isinstance(await metadata.find("games/", "x.mp4"), StoredObject)
+        assert await metadata.find("games/", "later.mp4") is None
+        assert isinstance(await metadata.find("", "a.mp4"), StoredObject)
+        assert list((await metadata.starting("games/deep/", "z")).files) == ["z.mp4"]
+        assert trio.current_time() == began  # who comes later does not wait
+        with pytest.raises((Unavailable, trio.TooSlowError)), trio.fail_after(100):
+            await metadata.folder("never/seen/")
+        clock.now += SILENCE
+        store.away = ""
+        assert "later.mp4" in (await metadata.folder("games/")).files
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_store_that_is_slow_is_waited_for() -> None:
+    async def main() -> None:
+        store, clock = Away(OBJECTS), Clock()
+        store.offline = False
+        metadata = Metadata(store, clock=clock)
+        await metadata.folder("games/")
+        store.replace("games/later.mp4", b"later")
+        store.away = "slow"
+        clock.now += 1000
+        assert "later.mp4" in (await metadata.folder("games/")).files
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_others_changed_is_told_as_it_is_noticed() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        told: list[tuple[str, object]] = []
+
+        def noticed(key: str, now: object) -> None:
+            told.append((key, now.size if isinstance(now, StoredObject) else now))
+
+        metadata.noticed = noticed
+        first = (await metadata.folder("games/")).files["x.mp4"]
+        assert told == []
+        clock.now += 2
+        store.replace("games/x.mp4", b"longer")
+        await metadata.current(first)
+        assert told == [("games/x.mp4", 6)]
+        store.remove("games/xy.mp4")
+        store.replace("games/new/a.mp4", b"a")
+        store.replace("games/x.mp4.index.sqlite", b"other")
+        clock.now += 100
+        await metadata.folder("games/")
+        expected = [("games/new", FOLDER), ("games/x.mp4.index.sqlite", 5), ("games/xy.mp4", None)]
+        assert told[1:] == expected
+        metadata.forget_at("games")  # refreshed, or an event: that was told already
+        store.remove("games/x.mp4")
+        await metadata.folder("games/")
+        assert told[1:] == expected
+
+    run(body)
 
 
 def test_immutable_keys_are_not_asked_for_again() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 import vfs
 from vfs.config import Settings
+from vfs.control import Call
 from vfs.plugins import load_plugins
 from vfs.pytest_plugin import ExpectedLogs
+from vfs.runtime import open_runtime
 from vfs.telemetry import Status
+from vfs.testing import MemoryStore
 
 
 class Fine:
@@ -91,3 +95,25 @@ def test_a_mistake_in_the_settings_of_a_plugin_is_told_at_start() -> None:
 
     with pytest.raises(vfs.ConfigError, match=r"plugin\.strict\.size"):
         load_plugins(extra=[("strict", Strict())]).views(Settings(), Status())
+
+
+def test_a_command_of_a_plugin_takes_no_others_place(expected_logs: ExpectedLogs) -> None:
+    expected_logs("offers the command status, which exists already")
+
+    async def mine(asked: vfs.Asked) -> str:
+        return "mine"
+
+    class Plugin:
+        @vfs.hookimpl
+        def vfs_control(self) -> list[vfs.MountCommand]:
+            return [vfs.MountCommand("status", mine), vfs.MountCommand("mine.say", mine)]
+
+    async def main() -> None:
+        settings = Settings.load({"source": "memory://"}, environ={})
+        plugins = [("mine", Plugin())]
+        async with open_runtime(settings, store=MemoryStore(), extra_plugins=plugins) as runtime:
+            call = Call({}, trio.sleep)
+            assert await runtime.control.run("mine.say", call) == "mine"
+            assert (await runtime.control.run("status", call))["read_write"] is False
+
+    trio.run(main)

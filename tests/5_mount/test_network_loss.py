@@ -29,7 +29,7 @@ OUTAGES = [
 @pytest.fixture
 def away(mounted: MountIt) -> Iterator[Bench]:
     objects = {"cached.bin": BODY, "unread.bin": BODY, "folder/a.bin": b"a"}
-    with moto_server() as server, bench(mounted, server, "away", objects, deadline="30s") as made:
+    with moto_server() as server, bench(mounted, server, "away", objects, deadline="30s", dir_ttl=2) as made:
         made.mount.expect_log(r" (WARNING|INFO) ")
         yield made
 
@@ -50,6 +50,10 @@ def test_an_outage(away: Bench, seconds: int, how: str) -> None:
             while time.monotonic() < ends:
                 data, took = timed(lambda: read_uncached(away / "cached.bin"))
                 assert data == BODY
+                assert took < 5
+                # Its listing is long too old by then.
+                names, took = timed(lambda: os.listdir(away / "folder"))
+                assert names == ["a.bin"]
                 assert took < 5
                 time.sleep(min(5.0, max(0.0, ends - time.monotonic())))
             if waiting.poll() is None:

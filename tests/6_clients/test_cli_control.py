@@ -149,6 +149,32 @@ def test_refresh_shows_what_came_and_went_without_unmounting(desk: Desk) -> None
     _until(lambda: (games / "b.bin").stat().st_size == len(MEDIA))
 
 
+def test_watch_tells_what_the_mount_finds_by_looking(desk: Desk) -> None:
+    """No event, no refresh: the version is another at the next open, after `attr_ttl`."""
+    point = desk.home / "looking"
+    point.mkdir()
+    options = "attr_ttl=0,dir_ttl=0,negative_ttl=0"
+    done = desk.reelfs("mount", "r2://videos/games", point, "-o", options)
+    assert done.returncode == 0, done.stderr
+    try:
+        os.listdir(point)
+        command = [sys.executable, "-m", "vfs.cli", "watch", str(point)]
+        with subprocess.Popen(command, env=desk.environ, stdout=subprocess.PIPE, text=True) as watch:
+            assert watch.stdout is not None
+            assert json.loads(watch.stdout.readline())["action"] == "watching"
+            desk.server.fill("videos", {"games/looked.bin": b"one"})
+            os.listdir(point)
+            told = json.loads(watch.stdout.readline())
+            assert (told["action"], told["path"], told["size"]) == ("stored", "looked.bin", 3)
+            assert told["source"] == "look"
+            desk.server.fill("videos", {"games/looked.bin": b"longer"})
+            assert (point / "looked.bin").read_bytes() == b"longer"
+            assert json.loads(watch.stdout.readline())["size"] == 6
+            watch.kill()
+    finally:
+        mounts.unmount(point, lazy=True)
+
+
 def _until(holds: Any) -> None:
     """The kernel drops names on its own time, a moment later."""
     end = time.monotonic() + 5

@@ -33,13 +33,14 @@ class FakeQueue:
         self.messages: dict[str, Any] = {}
         self.acknowledged: list[str] = []
         self.failures = 0
+        self.token = "obviously-fake"
         self.unauthorized = 0
         queue = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if self.headers["Authorization"] != "Bearer obviously-fake":
+                if self.headers["Authorization"] != f"Bearer {queue.token}":
                     queue.unauthorized += 1
                     self._say(401, {"success": False, "errors": ["who?"]})
                 elif queue.failures:
@@ -112,7 +113,7 @@ def test_events_in_every_form_refresh_their_keys_and_are_acknowledged(queue: Fak
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    lambda: follow(Queue(queue.url, "obviously-fake"), "r2://videos/u1", changes)
+                    lambda: follow(Queue(queue.url, lambda: "obviously-fake"), "r2://videos/u1", changes)
                 )
                 while queue.messages:
                     await trio.sleep(0.01)
@@ -134,7 +135,9 @@ def test_a_queue_that_fails_is_asked_again(queue: FakeQueue, expected_logs: Expe
             async with trio.open_nursery() as nursery:
                 changes = Changes(heard.append)
                 nursery.start_soon(
-                    lambda: follow(Queue(queue.url, "obviously-fake"), "r2://videos", changes, pause=0.01)
+                    lambda: follow(
+                        Queue(queue.url, lambda: "obviously-fake"), "r2://videos", changes, pause=0.01
+                    )
                 )
                 while not heard:
                     await trio.sleep(0.01)
@@ -144,9 +147,40 @@ def test_a_queue_that_fails_is_asked_again(queue: FakeQueue, expected_logs: Expe
     assert heard == ["a.mp4"]
 
 
+def test_a_token_that_was_changed_is_used_from_then_on(
+    queue: FakeQueue, expected_logs: ExpectedLogs, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_logs(r"events\.queue: (no token: set R2_QUEUE_TOKEN|HTTP 401);")
+    heard: list[str] = []
+    token = ""
+    queue.put("l", "a.mp4")
+
+    async def main() -> None:
+        nonlocal token
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                asked = Queue(queue.url, lambda: token)
+                changes = Changes(heard.append)
+                nursery.start_soon(lambda: follow(asked, "r2://videos", changes, pause=0.001))
+                for token in ("", "outdated"):
+                    while not [r for r in caplog.records if ("401" if token else "no token") in r.message]:
+                        await trio.sleep(0.01)
+                assert heard == []
+                while queue.unauthorized < 3:
+                    await trio.sleep(0.01)
+                token = queue.token
+                while not heard:
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len([r for r in caplog.records if "401" in r.message]) == 1  # each reason once
+    assert "outdated" not in caplog.text
+
+
 def test_a_wrong_token_is_said_and_not_the_token(queue: FakeQueue) -> None:
     async def main() -> None:
-        await Queue(queue.url, "wrong").pull()
+        await Queue(queue.url, lambda: "wrong").pull()
 
     with pytest.raises(OSError, match=r"^HTTP 401$"):
         trio.run(main)
@@ -181,10 +215,12 @@ def test_a_mount_sees_at_once_what_another_client_stored(queue: FakeQueue, tmp_p
             "R2_ENDPOINT": server.url,
             "R2_ACCESS_KEY_ID": ACCESS_KEY,
             "R2_SECRET_ACCESS_KEY": SECRET_KEY,
-            "R2_QUEUE_TOKEN": "obviously-fake",
         }
         reelfs = [sys.executable, "-m", "vfs.cli"]
-        options = f"dir_ttl=1h,attr_ttl=1h,negative_ttl=1h,events.queue={queue.url}"
+        keys = tmp_path / "keys"
+        keys.write_text("R2_QUEUE_TOKEN=obviously-fake\n")
+        keys.chmod(0o600)
+        options = f"dir_ttl=1h,attr_ttl=1h,negative_ttl=1h,events.queue={queue.url},credentials={keys}"
         subprocess.run(
             [*reelfs, "mount", "r2://videos", point, "-o", options], env=environ, check=True, timeout=60
         )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import can_mount
 from tests.docs.doc_pages import ROOT, blocks
-from vfs import pluginskeleton
+from vfs import mounts, pluginskeleton
 from vfs.errors import ConfigError
 
 
@@ -57,8 +58,8 @@ def test_the_plugin_of_the_page_in_a_fresh_environment(tmp_path: Path) -> None:
     page = ROOT / "docs" / "plugins.md"
     package = tmp_path / "package"
     package.mkdir()
-    code, tests = blocks(page, "python")
-    (package / "reelfs_chapters.py").write_text(code.body)
+    code, control, tests = blocks(page, "python")
+    (package / "reelfs_chapters.py").write_text(f"{code.body}\n\n{control.body}")
     (package / "pyproject.toml").write_text(blocks(page, "toml")[0].body)
     (package / "test_chapters.py").write_text(tests.body)
     fresh = Environment(tmp_path / "fresh")
@@ -66,6 +67,16 @@ def test_the_plugin_of_the_page_in_a_fresh_environment(tmp_path: Path) -> None:
     listed = fresh.run("-m", "vfs.cli", "plugins").stdout
     assert "chapters\t1.0\treelfs-chapters\treelfs_chapters\tloaded" in listed
     shown = fresh.run("-m", "vfs.cli", "cat", library(tmp_path), "games/a.mp4@/chapters.vtt")
+    point = tmp_path / "mnt"
+    point.mkdir()
+    if can_mount():
+        mounting = fresh.run("-m", "vfs.cli", "mount", tmp_path / "library", point)
+        assert mounting.returncode == 0, mounting.stderr
+        try:
+            asking = f"import reelfs_chapters; print(reelfs_chapters.files_of({str(point)!r}))"
+            assert fresh.run("-c", asking).stdout == "2\n"
+        finally:
+            mounts.unmount(point, lazy=True)
     assert shown.stdout.startswith("WEBVTT\n\n00:00:00.000 --> 00:01:05.500\nKick-off\n"), shown.stderr
 
 

@@ -13,6 +13,7 @@ import vfs
 from tests.docs.doc_pages import ROOT, blocks, code, table
 from vfs import Bytes, Directory, Spliced, hookspecs
 from vfs.config import Settings
+from vfs.control import Call
 from vfs.errors import Damaged, NotFound
 from vfs.runtime import open_runtime
 from vfs.testing import MemoryStore
@@ -20,7 +21,7 @@ from vfs.testing import MemoryStore
 PAGE = ROOT / "docs" / "plugins.md"
 
 
-CODE, TESTS = blocks(PAGE, "python")
+CODE, CONTROL, TESTS = blocks(PAGE, "python")
 
 
 def loaded(name: str, body: str) -> types.ModuleType:
@@ -75,6 +76,28 @@ def test_it_does_what_the_page_says(plugin: types.ModuleType) -> None:
                 await tree.settle(damaged)
 
     trio.run(session)
+
+
+def test_the_command_of_the_mount_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = loaded("reelfs_chapters_control", CONTROL.body)
+    store = MemoryStore({"games/a.mp4": b"a", "games/b.mp4": b"b"})
+    settings = Settings.load({"source": "memory://"}, environ={})
+
+    async def session() -> None:
+        async with open_runtime(settings, store=store, extra_plugins=[("chapters", commands)]) as runtime:
+
+            async def progress(value: object) -> None:
+                raise AssertionError("it says nothing of its progress")
+
+            assert await runtime.control.run("chapters.count", Call({}, progress)) == {"files": 2}
+            none = Call({"path": "none"}, progress)
+            assert await runtime.control.run("chapters.count", none) == {"files": 0}
+
+    trio.run(session)
+    monkeypatch.setattr(
+        commands, "ask_mount", lambda *asked: {"files": 7} if asked[1] == "chapters.count" else None
+    )
+    assert commands.files_of("/mnt") == 7
 
 
 def test_every_hook_is_on_the_page_with_its_arguments() -> None:

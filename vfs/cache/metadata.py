@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hash
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -34,6 +35,8 @@ T = TypeVar("T")
 PATIENCE = 3.0
 SILENCE = 5.0
 PATIENCE_IN_SILENCE = 1.0
+#: Seconds between two looks at whether a store that takes its time is away.
+LOOK = 0.1
 
 #: Folders, single names and name prefixes (per folder), and versions with their age, kept at most. Whoever
 #: walks more than this reads each of them once anyway.
@@ -82,6 +85,10 @@ class Folder:
         if name in self.folders:
             return FOLDER
         return self.files.get(name)
+
+
+class _Away(Exception):
+    """The store does not answer, and what is known counts."""
 
 
 class FolderMark:
@@ -152,6 +159,8 @@ class Metadata:
         self._walks = WalkAhead(self._siblings, self._whole, self._has_listing) if store.remote else None
         self._silent_until = -math.inf
         self._is_silent = False
+        #: Told of what others changed, as it is found by looking again: the key, and what is there now.
+        self.noticed: Callable[[str, Stored | None], object] = lambda key, now: None
 
     async def folder(self, prefix: str) -> Folder:
         """The whole listing of a prefix ("" or ending in "/").
@@ -170,7 +179,14 @@ class Metadata:
         while (listing := self._fresh_listing(prefix)) is None:
             async with self._flight(("folder", prefix)) as leader:
                 if leader:
-                    listing = await self._list(prefix, prefix)
+                    before = self._know(prefix).listing
+                    try:
+                        listing = await self._unless_away(
+                            partial(self._list, prefix, prefix), known=before is not None
+                        )
+                    except _Away:
+                        continue  # the one before counts, for a while
+                    self._compare(prefix, before, listing)
                     # A whole listing supersedes what was known of single names in it.
                     self._know(prefix).points.clear()
                     self._know(prefix).stems.clear()
@@ -200,7 +216,12 @@ class Metadata:
                         return found
             async with self._flight(("point", prefix + name)) as leader:
                 if leader:
-                    found = await self._probe(prefix + name)
+                    try:
+                        found = await self._unless_away(
+                            partial(self._probe, prefix + name), known=self._knows(prefix, name)
+                        )
+                    except _Away:
+                        continue
                     self._add(prefix, {name: found})
                     self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
                     return found
@@ -228,7 +249,12 @@ class Metadata:
                         return part
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
-                    kept = await self._list(prefix, prefix + stem)
+                    try:
+                        kept = await self._unless_away(
+                            partial(self._list, prefix, prefix + stem), known=self._knows(prefix, stem)
+                        )
+                    except _Away:
+                        continue
                     self._add(prefix, {**kept.files, **dict.fromkeys(kept.folders, FOLDER)})
                     self._remember(self._know(prefix).stems, stem, kept, MAX_STEMS)
                     return kept
@@ -239,12 +265,25 @@ class Metadata:
         While the store does not answer, the version known last: what is cached can be read, and a read of
         what is not fails by itself, since it asks for that version. Raises NotFound when it is gone.
         """
-        prefix, name = _split(stored.key)
-        while not self._is_fresh(stored.key) and self._clock() >= self._silent_until:
+        while not self._is_fresh(stored.key) and not self._is_quiet():
             async with self._flight(("head", stored.key)) as leader:
                 if leader and (now := await self._asked(stored.key)) is not None:
                     return now
-        return next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), stored)
+        return self._last_known(stored.key) or stored
+
+    def _last_known(self, key: str) -> StoredObject | None:
+        """The version of an object that was seen last."""
+        prefix, name = _split(key)
+        return next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), None)
+
+    def _compare(self, prefix: str, before: Folder | None, now: Folder) -> None:
+        """Tell what is another in a new listing than in the one before, if that was not told otherwise."""
+        if before is None:
+            return
+        for name in sorted(before.files.keys() | before.folders | now.files.keys() | now.folders):
+            old, new = before.get(name), now.get(name)
+            if _version(old) != _version(new):
+                self.noticed(prefix + name, new)
 
     async def _asked(self, key: str) -> StoredObject | None:
         """What a HEAD tells, put wherever the object is known; None when there was no answer in time."""
@@ -253,23 +292,66 @@ class Metadata:
             try:
                 now = (await self.store.head(key)).object
             except NotFound:
+                if self._last_known(key) is not None:
+                    self.noticed(key, None)
                 self.forget(key)
                 raise
             except Unavailable as error:
                 why = error
             else:
                 self._answered()
+                before = self._last_known(key)
                 self._update(now)
+                if before is not None and before.version != now.version:
+                    self.noticed(key, now)
                 return now
+        self._is_away(why)
+        return None
+
+    async def _unless_away(self, ask: Callable[[], Awaitable[T]], *, known: bool) -> T:
+        """What the store tells. Raises _Away when it is away and something older is known, which counts then.
+
+        A store that is slow is waited for: it is away when it says so (`offline`), or the request fails.
+        """
+        if not known:
+            return await ask()
+        answers: list[T] = []
+        failures: list[Exception] = []
+
+        async def asking(scope: trio.CancelScope) -> None:
+            try:
+                answers.append(await ask())
+            except Exception as error:
+                failures.append(error)
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking, nursery.cancel_scope)
+            await trio.sleep(PATIENCE_IN_SILENCE if self._is_silent else PATIENCE)
+            while not getattr(self.store, "offline", True):
+                await trio.sleep(LOOK)
+            nursery.cancel_scope.cancel()
+        for answer in answers:
+            return answer
+        if failures and not isinstance(failures[0], Unavailable):
+            raise failures[0]
+        self._is_away(failures[0] if failures else "no answer yet")
+        raise _Away
+
+    def _is_away(self, why: object) -> None:
+        """From now on what is known counts; after a while who needs it asks again."""
         if not self._is_silent:
             log.warning("the store does not answer (%s): files are opened as they were last seen", why)
         self._is_silent, self._silent_until = True, self._clock() + SILENCE
-        return None
+
+    def _knows(self, prefix: str, name: str) -> bool:
+        """Whether anything is known that says what a name is, however old."""
+        known = self._know(prefix)
+        return known.listing is not None or name in known.points or any(map(name.startswith, known.stems))
 
     def confirm(self, stored: StoredObject, when: float) -> None:
         """Bytes of this version were read, asked for at `when`: as good as a HEAD, if it is the one known."""
-        prefix, name = _split(stored.key)
-        known = next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), None)
+        known = self._last_known(stored.key)
         if known is not None and (known.version, known.size) == (stored.version, stored.size):
             self._remember(self._seen, stored.key, max(when, self._seen.get(stored.key, when)), MAX_SEEN)
 
@@ -403,16 +485,19 @@ class Metadata:
         return known
 
     def _is_young(self, listing: Folder) -> bool:
-        return self._clock() - listing.fetched < self.dir_ttl
+        return self._clock() - listing.fetched < self.dir_ttl or self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        """The store did not answer a moment ago: what is known counts, however old."""
+        return self._clock() < self._silent_until
 
     def _rules_out(self, listing: Folder) -> bool:
         """Whether a name that a listing has not is really none: not for long, since others create objects.
 
         While the store does not answer, what is known must do.
         """
-        return self._clock() - listing.fetched < self.negative_ttl or bool(
-            getattr(self.store, "offline", False)
-        )
+        away = self._is_quiet() or bool(getattr(self.store, "offline", False))
+        return self._clock() - listing.fetched < self.negative_ttl or away
 
     def _add(self, prefix: str, found: Mapping[str, Stored | None]) -> None:
         """Names that came to be since their folder was listed."""
@@ -434,7 +519,7 @@ class Metadata:
         if point is None:
             return None
         ttl = self.negative_ttl if point.value is None else self.dir_ttl
-        return point if self._clock() - point.fetched < ttl else None
+        return point if self._clock() - point.fetched < ttl or self._is_quiet() else None
 
     def _is_fresh(self, key: str) -> bool:
         if self.is_immutable(key):
@@ -496,6 +581,11 @@ def _split(key: str) -> tuple[str, str]:
     """The prefix (with its slash) and the name of a key."""
     cut = key.rfind("/") + 1
     return key[:cut], key[cut:]
+
+
+def _version(stored: Stored | None) -> object:
+    """What makes a name another one: there or not, a folder or a version of a file."""
+    return stored.version if isinstance(stored, StoredObject) else stored
 
 
 def _restricted(listing: Folder, stem: str) -> Folder:
