@@ -35,24 +35,28 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things go. root: all paths lie below it (`/`, or a file system that is being built)."""
+    """Where things go. root: all paths lie below it (`/`, or a file system that is being built); caches: as
+    the mount sees it."""
 
     root: Path
     user: bool
     config: Path
     units: Path
+    caches: Path
 
     @classmethod
     def of_system(cls, root: Path) -> Layout:
         """`/etc/reelfs` and `/etc/systemd/system`."""
-        return cls(root, False, root / "etc/reelfs", root / "etc/systemd/system")
+        return cls(root, False, root / "etc/reelfs", root / "etc/systemd/system", Path("/var/cache/reelfs"))
 
     @classmethod
     def of_user(cls, root: Path, environ: dict[str, str] | None = None) -> Layout:
         """`~/.config/reelfs` and `~/.config/systemd/user`."""
-        base = Path((environ or dict(os.environ)).get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
-        below = root / base.relative_to("/")
-        return cls(root, True, below / "reelfs", below / "systemd/user")
+        given = environ or dict(os.environ)
+        config = Path(given.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+        caches = Path(given.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+        below = root / config.relative_to("/")
+        return cls(root, True, below / "reelfs", below / "systemd/user", caches / "reelfs")
 
 
 def unit_folder() -> Path:
@@ -92,7 +96,7 @@ def install(
         raise ConfigError(f"{toml} exists already: choose another name, or add --replace")
     done = Installed()
     env = layout.config / f"{name}.env"
-    _write(done, toml, config_text(settings, None if settings.is_local else env, layout), 0o644)
+    _write(done, toml, config_text(name, settings, None if settings.is_local else env, layout), 0o644)
     if not settings.is_local and settings.credentials is None and not env.exists():
         _write(done, env, _ENV_TEXT.format(name=name), 0o600)
         done.todo.append(f"write the keys into {env}")
@@ -103,14 +107,14 @@ def install(
     return done
 
 
-def config_text(settings: Settings, env: Path | None, layout: Layout) -> str:
+def config_text(name: str, settings: Settings, env: Path | None, layout: Layout) -> str:
     """The settings that were given, as a file."""
     keys = [key for key in settings.origins if key in KNOWN and key != "foreground"]
     given = {key: settings.value(key) for key in keys}
     if env is not None and settings.credentials is None:
         given["credentials"] = "/" + str(env.relative_to(layout.root))
-    if not settings.is_local and not layout.user and "cache_dir" not in given:
-        given["cache_dir"] = "/var/cache/reelfs"
+    if not settings.is_local and "cache_dir" not in given:
+        given["cache_dir"] = layout.caches / name  # a cache folder has one mount
     plain = [key for key in KNOWN if key in given and "." not in key]
     lines = [f"{key} = {configsources.toml_value(given[key], KNOWN[key].type)}" for key in plain]
     tables: dict[str, list[str]] = {}

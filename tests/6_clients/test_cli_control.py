@@ -153,7 +153,7 @@ def test_watch_tells_what_the_mount_finds_by_looking(desk: Desk) -> None:
     """No event, no refresh: the version is another at the next open, after `attr_ttl`."""
     point = desk.home / "looking"
     point.mkdir()
-    options = "attr_ttl=0,dir_ttl=0,negative_ttl=0"
+    options = "attr_ttl=0,dir_ttl=0,negative_ttl=0,cache_dir=none"
     done = desk.reelfs("mount", "r2://videos/games", point, "-o", options)
     assert done.returncode == 0, done.stderr
     try:

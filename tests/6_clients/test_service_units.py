@@ -90,7 +90,7 @@ def test_install_writes_settings_unit_and_a_place_for_the_keys(tmp_path: Path) -
     assert (settings.source, str(settings.mountpoint)) == ("r2://videos/u1", "/srv/my video")
     assert (settings.dir_ttl, settings.allow_other, settings.workers.processes) == (300.0, True, 4)
     assert str(settings.credentials) == "/etc/reelfs/video.env"
-    assert str(settings.cache_dir) == "/var/cache/reelfs"
+    assert str(settings.cache_dir) == "/var/cache/reelfs/video"
     assert stat.S_IMODE(env.stat().st_mode) == 0o600
     assert (root / "srv/my video").is_dir()
     unit = (root / "etc/systemd/system/reelfs@.service").read_text()

@@ -84,6 +84,14 @@ def test_a_service_lives_and_dies_as_its_unit_says(host: Machine, server: Server
     assert picture.stdout.split() == ["ff", "d8", "ff"], host.journal(UNIT)
     assert host.run("cat", f"{POINT}/a.txt", user="nobody").stdout == "stored\n"
 
+    # Another mount beside it: each has a cache folder of its own.
+    second = (REELFS, "service", "install", "second", "r2://videos", "/srv/second")
+    host.run(*second, "-o", "credentials=/etc/reelfs/video.env")
+    assert host.run("cat", "/srv/second/a.txt").stdout == "stored\n"
+    host.run("systemctl", "disable", "--now", "reelfs@second.service")
+    modes = host.run("stat", "-c", "%a", "/var/cache/reelfs/video", "/var/cache/reelfs/second")
+    assert modes.stdout.split() == ["700", "700"]
+
     toml = host / "etc/reelfs/video.toml"
     toml.write_text(toml.read_text().replace("dir_ttl = 50", "dir_ttl = 40"))
     before = main_pid(host)
