@@ -23,6 +23,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from vfs.fuse_init import Opening
+
 #: The module with its private names.
 _pyfuse3: Any = pyfuse3
 
@@ -76,7 +78,9 @@ def install_fast_wait(descriptor: int | None) -> bool:
     if descriptor is None or original is None or not pyfuse3.__version__.startswith(KNOWN_VERSIONS):
         log.info("pyfuse3 %s: its request loop is used as it is", pyfuse3.__version__)
         return False
-    _pyfuse3._wait_fuse_readable = FastWait(descriptor, getattr(original, "original", original))
+    _pyfuse3._wait_fuse_readable = FastWait(
+        descriptor, getattr(original, "original", original), opening=Opening(descriptor)
+    )
     return True
 
 
@@ -95,7 +99,11 @@ class FastWait:
     """
 
     def __init__(
-        self, descriptor: int, original: Wait, clock: Callable[[], float] = time.perf_counter
+        self,
+        descriptor: int,
+        original: Wait,
+        clock: Callable[[], float] = time.perf_counter,
+        opening: Opening | None = None,
     ) -> None:
         self.original = original
         self.fast = 0
@@ -104,9 +112,12 @@ class FastWait:
         self._clock = clock
         self._count = 0
         self._turn_ends = 0.0
+        self._opening = opening
 
     async def __call__(self) -> bool:
         """True when a request can be read, False when the session ends."""
+        if self._opening is not None and self._opening.step():
+            return True
         now = self._clock()
         if self._count < TURN_REQUESTS and now < self._turn_ends:
             until = now + SPIN_SECONDS
