@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from vfs import Damaged, Layout, MediaError, Node, OutOfRange, Place, Spliced, in_thread, parse_derived
-from vfs_mp4 import hearing, splice, timeline, wav, write
+from vfs_mp4 import clips, hearing, splice, timeline, wav, write
 from vfs_mp4.hearing import Span
 from vfs_mp4.model import Track
 from vfs_mp4.selecting import SMALL, is_video
@@ -72,7 +73,7 @@ async def _node(place: Place, span: Span, number: int, format: str, about: dict[
 
 
 def m4a(span: Span, track: Track) -> Layout:
-    """The stored sound of a span as a file of its own, cut to the tick by its edit list.
+    """The stored sound of a span as a file of its own, cut to the tick by its edit list, with its chapters.
 
     Raises OutOfRange where nothing sounds in the span, Unsupported.
     """
@@ -81,7 +82,15 @@ def m4a(span: Span, track: Track) -> Layout:
     pieces = splice.sounds(track, shown, start, stop)
     if not pieces:
         raise OutOfRange(f"there is no sound between {float(span.start):g} and {float(span.stop):g} s")
-    return splice.progressive(span.movie, [splice.arrange(track, pieces)], _file_type(track))
+    parts = (clips.text(span.movie, one, start, stop) for one in clips.chapter_tracks(span.movie))
+    found = [splice.arrange(track, pieces), *(part for part in parts if part is not None)]
+    if found[1:]:
+        # Also where in the source the pictures alone named them.
+        named = write.reference(b"chap", [part.track.track_id for part in found[1:]])
+        sound = replace(track, boxes={**(track.boxes or {}), "tref": write.box(b"tref", named)})
+        found[0] = replace(found[0], track=sound)
+    told = clips.chapters(span.movie, start, stop)
+    return splice.progressive(span.movie, found, _file_type(track), told)
 
 
 def _tick(seconds: Fraction, track: Track) -> Fraction:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vfs import Layout
 from vfs_mp4 import splice, timeline, write
-from vfs_mp4.model import Ticks, Track
+from vfs_mp4.model import Movie, Ticks, Track
 from vfs_mp4.plan import Window
 from vfs_mp4.splice import Part
 
@@ -36,11 +36,12 @@ def exact(window: Window, codes: Mapping[int, int] | None = None) -> Layout:
     found = splice.parts(window)
     for track in window.movie.tracks:
         if track.usable and not track.encrypted and track is not window.track:
-            part = _text(window, track) if track.handler in TEXT else None
+            is_text = track.handler in TEXT
+            part = text(window.movie, track, window.start, window.stop) if is_text else None
             if codes and track.track_id in codes:
                 part = _timecode(window, track, codes[track.track_id])
             found += [part] if part else []
-    return splice.progressive(window.movie, found, chapters=_chapters(window))
+    return splice.progressive(window.movie, found, chapters=chapters(window.movie, window.start, window.stop))
 
 
 def from_key(window: Window, codes: Mapping[int, int] | None = None) -> Layout:
@@ -51,23 +52,26 @@ def from_key(window: Window, codes: Mapping[int, int] | None = None) -> Layout:
 # ---------------------------------------------------------------- text
 
 
-def _text(window: Window, track: Track) -> Part | None:
-    """The samples of text that are shown meanwhile; None where there is none, or it is not all there."""
-    shown = timeline.shown(window.movie, track)
-    start, stop = (round(time * track.timescale) for time in (window.start, window.stop))
+def text(movie: Movie, track: Track, begin: Fraction, end: Fraction) -> Part | None:
+    """The samples of text that are shown between two times (seconds on the line of `Shown.time`).
+
+    None where there is none, or it is not all there.
+    """
+    shown = timeline.shown(movie, track)
+    start, stop = (round(time * track.timescale) for time in (begin, end))
     first = int(np.searchsorted(shown.end, start, "right"))
     last = int(np.searchsorted(shown.time, stop, "left"))
     if last <= first:
         return None
     rows = shown.order[first:last]
     begins = np.maximum(shown.time[first:last], start)
-    end = min(int(shown.end[last - 1]), stop)
-    if (np.diff(rows) <= 0).any() or end <= int(begins[-1]):
+    until = min(int(shown.end[last - 1]), stop)
+    if (np.diff(rows) <= 0).any() or until <= int(begins[-1]):
         return None  # Edits that repeat: rare enough with text to leave it out.
     offset, size = track.samples.offset[rows], track.samples.size[rows]
-    if int(offset.min()) < 0 or int((offset + size).max()) > window.movie.object.size:
+    if int(offset.min()) < 0 or int((offset + size).max()) > movie.object.size:
         return None  # A file that was cut has pictures still.
-    dur = np.diff(begins, append=end)
+    dur = np.diff(begins, append=until)
     dts = np.cumsum(dur) - dur
     cts = np.zeros_like(dts)
     if track.codec in _TIMED_INSIDE:
@@ -79,11 +83,16 @@ def _text(window: Window, track: Track) -> Part | None:
     return Part(track, rows, dur, cts, (*edits, (Fraction(int(dur.sum())), int(cts[0]))))
 
 
-def _chapters(window: Window) -> list[tuple[int, bytes]]:
-    """Nero's chapters that are on meanwhile: (100 ns from the start of the window, title)."""
-    zero, unit = window.movie.zero, 10_000_000
-    low, high = (round((time - zero) * unit) for time in (window.start, window.stop))
-    found = [(time - low, title) for time, title in nero_chapters(window.movie.chapters) if time < high]
+def chapter_tracks(movie: Movie) -> list[Track]:
+    """The tracks of text that others name as their chapters (QuickTime File Format, track references)."""
+    named = {number for track in movie.tracks for number in track.references.get("chap", ())}
+    return [track for track in movie.tracks if track.track_id in named and track.handler in TEXT]
+
+
+def chapters(movie: Movie, begin: Fraction, end: Fraction) -> list[tuple[int, bytes]]:
+    """Nero's chapters that are on between two times: (100 ns from the first one, title)."""
+    low, high = (round((time - movie.zero) * 10_000_000) for time in (begin, end))
+    found = [(time - low, title) for time, title in nero_chapters(movie.chapters) if time < high]
     # The one that is on at the start began before it.
     past = [one for one in found if one[0] <= 0]
     return [(0, title) for _, title in past[-1:]] + [one for one in found if one[0] > 0]

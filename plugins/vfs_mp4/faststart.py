@@ -1,4 +1,4 @@
-"""`FILE@/faststart.mp4`: the moov before the media, offsets rewritten, everything else as it is.
+"""`FILE@/faststart.mp4`: the moov at the front, offsets rewritten, everything else as it is.
 
 All boxes are kept, known or not; only the tables of offsets change (`stco` grows to `co64` where the file
 would pass 4 GiB).
@@ -18,6 +18,8 @@ from vfs_mp4.boxes import Box
 from vfs_mp4.model import Ticks
 from vfs_mp4.probe import MAX_MOOV, Reader, open_moov
 
+#: Boxes of so many bytes may stand before the moov: they come with it in the first request.
+_LITTLE = 4 << 10
 #: Boxes that lead to tables of offsets.
 _CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl"))
 #: Tables of offsets into the file by box, and where their count is: behind version and flags; of `saio`
@@ -37,7 +39,7 @@ class Move:
 
 
 async def layout_of(place: Place) -> Layout:
-    """The file with its moov before the first media; a file that has it there is itself.
+    """The file with its moov at its front, behind `ftyp`; a file that has it there is itself.
 
     Reads box headers and the moov. Raises NoMedia, Damaged, Unsupported, StoreError.
     """
@@ -45,8 +47,8 @@ async def layout_of(place: Place) -> Layout:
     opened = await open_moov(reader)
     if opened.damage:
         raise Damaged(f"{place.path}: {'; '.join(opened.damage)}")
-    at = await _media(reader, opened.offset)
-    if at is None:
+    at = await _front(reader)
+    if opened.offset - at <= _LITTLE and not await _media(reader, at, opened.offset):
         return Layout.whole(place.object)
     move = Move(at, opened.offset, opened.end)
     if move.end - move.begin > MAX_MOOV:
@@ -56,15 +58,20 @@ async def layout_of(place: Place) -> Layout:
     return await place.derive("mp4.faststart.1", make, cost=lambda _: len(data))
 
 
-async def _media(reader: Reader, stop: int) -> int | None:
-    """Where the first mdat before `stop` is; its headers were read already."""
-    at = 0
+async def _front(reader: Reader) -> int:
+    """Where the moov belongs: behind `ftyp`, which is first where there is one."""
+    box = await reader.header(0)
+    return box.size if box is not None and box.kind == b"ftyp" else 0
+
+
+async def _media(reader: Reader, at: int, stop: int) -> bool:
+    """Whether there is an mdat between two offsets, the second being that of the moov; headers are read."""
     while at < stop:
         box = await reader.header(at)
         if box is None or box.kind == b"mdat" or not box.size:
-            return at
+            return True
         at += box.size
-    return None
+    return False
 
 
 def moved(stored: StoredObject, move: Move, moov: bytes) -> Layout:

@@ -84,15 +84,6 @@ class Format:
             return 2 if self.known and self.frame <= 1024 else 24
         return 2 if self.decoder in ("ac3", "eac3") else 10
 
-    @property
-    def brief_lead(self) -> int:
-        """As `lead`, for what is to sound alike to the ear: 80 ms of Opus, as it asks for.
-
-        Chromium 156 plays Opus late by all that an edit list hides, once it has sought: lips would show a
-        second.
-        """
-        return min(self.lead, 4) if self.decoder == "opus" else self.lead
-
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -126,11 +117,10 @@ def read(codec: str, stsd: bytes, description: int = 1) -> Format:
     return found
 
 
-def lead(codec: str, stsd: bytes, *, brief: bool = False) -> int:
-    """`Format.lead` or `brief_lead` of the first sample description; of AAC-LC where it cannot be read."""
+def lead(codec: str, stsd: bytes) -> int:
+    """`Format.lead` of the first sample description; of AAC-LC where it cannot be read."""
     try:
-        found = read(codec, stsd)
-        return found.brief_lead if brief else found.lead
+        return read(codec, stsd).lead
     except MediaError:
         return 2
 

@@ -78,7 +78,7 @@ def parts(window: Window) -> list[Part]:
     for track in window.movie.tracks:
         if track.handler == "soun" and track.usable and track is not window.track:
             shown = timeline.shown(window.movie, track)
-            heard = sounds(track, shown, window.start, window.stop, brief=True)
+            heard = sounds(track, shown, window.start, window.stop, beside=True)
             if heard:
                 found.append(arrange(track, heard))
     return found
@@ -121,11 +121,14 @@ def pictures(window: Window) -> list[Piece]:
 
 
 def sounds(
-    track: Track, shown: Shown, start: Fraction, stop: Fraction, *, brief: bool = False
+    track: Track, shown: Shown, start: Fraction, stop: Fraction, *, beside: bool = False
 ) -> list[Piece]:
     """What is heard of a track between two times (seconds on the line of `Shown.time`).
 
-    brief: beside pictures, where being in step is worth more than the first samples (`Format.brief_lead`).
+    beside: beside pictures, where being in step is worth more than the first samples: Opus begins with the
+    first whole packet, and fades in for a tenth of a second. Of an Opus track that begins before 0, as what
+    an edit list hides does, Chromium moves all times by the first decode time of any track: hidden pictures
+    of VP9 and AV1 would make the sound late by seconds.
     """
     begin, end = start * track.timescale, stop * track.timescale
     first = int(np.searchsorted(shown.end, int(begin // 1), "right"))
@@ -143,8 +146,12 @@ def sounds(
         if until <= from_:
             continue
         rows = order[low:high]
+        bare = beside and track.codec == "Opus"
+        if bare and int(time[low]) < from_ and high - low > 1:
+            low += 1
+            rows, from_ = order[low:high], Fraction(int(time[low]))
         media = round(from_ - int(shift[low]))
-        start_row = _preroll(track, int(rows.min()), brief=brief)
+        start_row = int(rows.min()) if bare else _preroll(track, int(rows.min()))
         found.append(Piece(start_row, int(rows.max()) + 1, media, until - from_, from_ - at))
         at = until
     return found
@@ -162,9 +169,9 @@ def heard_shift(track: Track, order: Ticks, time: Ticks) -> Ticks:
     return shift
 
 
-def _preroll(track: Track, row: int, *, brief: bool) -> int:
+def _preroll(track: Track, row: int) -> int:
     """The row to begin decoding at so that `row` sounds as in a decode of the whole."""
-    lead = soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b""), brief=brief)
+    lead = soundformat.lead(track.codec, (track.boxes or {}).get("stsd", b""))
     return max(row - max(lead, groups.lead(track.groups)), 0)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vfs import Bytes, Damaged, Directory, Layout, MediaError, Node, Place, TooBig, Unsupported, in_worker
 from vfs_mp4 import source, splice, textwork, timeline
-from vfs_mp4.clips import TEXT, nero_chapters
+from vfs_mp4.clips import TEXT, chapter_tracks, nero_chapters
 from vfs_mp4.model import Movie, Track
 from vfs_mp4.selecting import is_video
 
@@ -74,9 +74,8 @@ def text_tracks(movie: Movie) -> list[Track]:
 
 
 def chapter_track(movie: Movie) -> Track | None:
-    """The track of text that another names as its chapters (QuickTime File Format, track references)."""
-    wanted = set().union(*(track.references.get("chap", ()) for track in movie.tracks))
-    return next((t for t in movie.tracks if t.track_id in wanted and t.handler in TEXT), None)
+    """The track of chapters, the first where there are several."""
+    return next(iter(chapter_tracks(movie)), None)
 
 
 # ---------------------------------------------------------------- subtitles

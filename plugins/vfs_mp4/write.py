@@ -108,8 +108,13 @@ def references(track: Track, kept: frozenset[int]) -> bytes:
     for kind, numbers in track.references.items():
         left = [number for number in numbers if number in kept and number != track.track_id]
         if kind in _REFERENCES and left:
-            found.append(box(kind.encode(), struct.pack(f">{len(left)}I", *left)))
+            found.append(reference(kind.encode(), left))
     return box(b"tref", *found) if found else b""
+
+
+def reference(kind: bytes, numbers: Sequence[int]) -> bytes:
+    """One kind of reference to other tracks, a part of a `tref` (ISO/IEC 14496-12 8.3.3)."""
+    return box(kind, struct.pack(f">{len(numbers)}I", *numbers))
 
 
 def chapters(found: Sequence[tuple[int, bytes]]) -> bytes:

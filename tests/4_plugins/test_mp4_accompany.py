@@ -24,8 +24,11 @@ import test_mp4_text as text  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
 from test_mp4_text import here  # noqa: E402, F401
 from vfs_mp4 import fragments, groups, source  # noqa: E402
+from vfs_mp4.audio import Sounds  # noqa: E402
 from vfs_mp4.index import Defaults  # noqa: E402
 from vfs_mp4.model import Grouping, Movie  # noqa: E402
+
+from vfs import Spliced  # noqa: E402
 
 FFMPEG = shutil.which("ffmpeg")
 CUES = [(0, "one"), (900, ""), (1100, "two"), (1800, "three"), (2500, "")]
@@ -136,6 +139,27 @@ def test_chapters_are_cut_and_re_timed() -> None:
     with av.open(io.BytesIO(made.data)) as container:
         by_ffmpeg = [c["metadata"]["title"] for c in container.chapters()]
     assert by_ffmpeg == ["begin", "middle", "end"]
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        ("1s-2.8s.m4a", ["begin", "middle", "end"]),
+        ("1.3s-2s.m4a", ["middle"]),
+        ("audio.m4a", ["begin", "middle", "end"]),
+    ],
+)
+def test_the_chapters_of_sound_go_with_it(name: str, titles: list[str]) -> None:
+    """Podcasts and audio books have little else."""
+    place = text.movie(chapters=CHAPTERS)
+    node = trio.run(Sounds().resolve, place, name)
+    assert isinstance(node, Spliced)
+    made = MemoryPlace(exact.content(place, node.layout), "games/sound.m4a")
+    with av.open(io.BytesIO(made.data)) as container:
+        assert [c["metadata"]["title"] for c in container.chapters()] == titles
+        assert len(container.streams.audio) == 1
+    found = [line[6:] for line in text.chapters_of(made).split("\n") if line.startswith("title")]
+    assert found == titles
 
 
 # ---------------------------------------------------------------- timecode

@@ -68,7 +68,7 @@ def rest(data: bytes) -> list[bytes]:
 def test_the_tables_come_first_and_all_else_stays() -> None:
     stored = with_extras(plain())
     data = read(stored)
-    assert [b.kind for b in boxes(data)] == ["ftyp", "free", "free", "moov", "mdat", "uuid", "free"]
+    assert [b.kind for b in boxes(data)] == ["ftyp", "moov", "free", "free", "mdat", "uuid", "free"]
     assert rest(data) == rest(stored)
     moov = next(b for b in boxes(data) if b.kind == "moov")
     old = next(b for b in boxes(stored) if b.kind == "moov")
@@ -91,6 +91,24 @@ def test_a_file_that_begins_with_its_tables_is_itself(fragmented: bool) -> None:
         data = mp4_exact.sample("h264_fragmented").data
     place = MemoryPlace(data)
     assert trio.run(spliced, place, NAME).layout == Layout.whole(place.object)
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+@pytest.mark.parametrize("at_end", [True, False])
+def test_nothing_large_stays_before_the_tables(at_end: bool, size: int) -> None:
+    """Previews of cameras and room kept by encoders: a player would fetch them before it can begin."""
+    stored = plain(faststart=not at_end)
+    tops = {b.kind: stored[b.offset : b.offset + b.size] for b in boxes(stored)}
+    large = boxed(b"uuid", bytes(size))
+    moov = _shifted(tops["moov"], len(large))
+    order = [tops["free"], tops["mdat"], moov] if at_end else [moov, tops["free"], tops["mdat"]]
+    stored = b"".join([tops["ftyp"], large, *order])
+    data = read(stored)
+    begin = next(b.offset for b in boxes(data) if b.kind == "moov")
+    assert begin == len(tops["ftyp"]) or (not at_end and size == 100 and data == stored)
+    assert rest(data) == rest(stored)
+    for kind in ("video", "audio"):
+        assert [p.data for p in packets(data, kind)] == [p.data for p in packets(stored, kind)]
 
 
 def test_offsets_of_auxiliary_information_move_too() -> None:

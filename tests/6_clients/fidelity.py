@@ -330,7 +330,7 @@ def amounts(case: Case, found: Found, known: Truth) -> None:
         first, after = known.between(value(start), value(stop))
         low, high = known.frames[first].time, known.frames[after - 1].time
         need = _group_bytes(seen, low, high)
-        need += sum(p.size for p in heard if low - p.lead <= p.time <= high + Fraction(3, 20))
+        need += sum(p.size for p in heard if low - LEAD <= p.time <= high + Fraction(3, 20))
         data = trio.run(_media_bytes, place, f"{start}-{stop}.mp4")
         worst = max(worst, Fraction(data, max(need, 1)))
     found.figures["bytes"] = f"{float(worst):.2f}"
@@ -338,14 +338,17 @@ def amounts(case: Case, found: Found, known: Truth) -> None:
         found.wrong.append(f"bytes: a clip reads {float(worst):.2f} times what it needs")
 
 
+#: Seconds before a cut at which a decoder of sound must begin.
+LEAD = Fraction(1, 5)
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One coded sample. time, lead: seconds; lead: how long before a cut a decoder of sound must begin."""
+    """One coded sample. time: seconds."""
 
     size: int
     time: Fraction
     key: bool
-    lead: Fraction
 
 
 def packets(path: Path) -> tuple[list[Packet], list[Packet]]:
@@ -358,9 +361,7 @@ def packets(path: Path) -> tuple[list[Packet], list[Packet]]:
             stream = packet.stream
             if not packet.size or packet.pts is None or not (stream.type == "audio" or stream.index == first):
                 continue
-            opus = stream.type == "audio" and stream.codec_context.name == "opus"
-            lead = Fraction(1) if opus else Fraction(1, 5)
-            one = Packet(packet.size, packet.pts * packet.time_base, packet.is_keyframe, lead)
+            one = Packet(packet.size, packet.pts * packet.time_base, packet.is_keyframe)
             (heard if stream.type == "audio" else pictures).append(one)
     return pictures, heard
 

@@ -44,9 +44,6 @@ TIMES = (5.98, 8.01, 3.34, 1.51)
 START = 5.21
 #: Sound may be this many seconds from where it belongs: lips are noticed at 45 ms.
 IN_STEP = 0.020
-#: Chromium plays Opus late by what an edit list hides of it, once it has sought: 80 ms and part of a packet.
-#: Of VP9 and AV1 what is hidden of the pictures counts, too, and before a seek. So FFmpeg's own cuts are.
-OPUS_LATE = 0.101
 #: FFmpeg's own fragments begin their sound late: the tone of time 0 is heard with the first picture.
 HEARD_LATE = {"fragmented": 2 / 30}
 
@@ -193,22 +190,19 @@ def test_a_bare_video_plays_clips_and_whole_files(shown: Shown, page: Page, form
     last = float(known.frames[after - 1].time - begin)
     assert state["duration"] == pytest.approx(last + 1 / 30, abs=0.08)
 
-    def in_step(least: float) -> None:
+    def in_step() -> None:
         state, heard, since = page.play(1.0)
         assert (state["troubles"], state["currentTime"] > 0.9) == ([], True)
         about = float(begin - known.zero) + since - HEARD_LATE.get(name, 0)
-        assert least <= heard.source_time(0, heard.length, about) - about <= IN_STEP
+        assert heard.source_time(0, heard.length, about) == pytest.approx(about, abs=IN_STEP)
 
-    options = VIDEOS[name]
-    is_opus = options.get("audio_codec") == "libopus"
-    hidden = first % 30 / 30 if is_opus and "codec" in options and ".key." not in form else 0
-    in_step(-IN_STEP - hidden)
+    in_step()
     for time in (4.31, 1.01, last - 0.02):
         state, picture = page.seek(time)
         assert (state["troubles"], state["currentTime"]) == ([], pytest.approx(time))
         assert rank(source, picture) == known.at(begin - known.zero + Fraction(time)), time
     page.seek(2.0)
-    in_step(-OPUS_LATE - hidden if is_opus else -IN_STEP)
+    in_step()
 
 
 # ---------------------------------------------------------------- real media

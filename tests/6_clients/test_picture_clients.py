@@ -15,7 +15,7 @@ import av
 import mp4_exact
 import numpy as np
 import pytest
-from client_mounts import Mount
+from client_mounts import Mount, reelfs
 from mp4_places import MemoryPlace
 from PIL import Image, ImageSequence
 from vfs_mp4 import render, visual
@@ -40,6 +40,37 @@ def test_ls_of_key_frames(mount: Mount) -> None:
     for number, name in enumerate(names):
         with open(f"{folder}/keyframes/{name}", "rb") as one, open(f"{folder}/k{number}.jpg", "rb") as other:
             assert one.read() == other.read()
+
+
+def jobs(mount: Mount) -> float:
+    """What worker processes have done so far, asked of the daemon: a file of it may be a second old."""
+    told = json.loads(reelfs(mount.log.parent, "status", mount.path, "--json").stdout)
+    done: float = sum(told["counters"]["worker_jobs"].values())
+    return done
+
+
+def test_names_cost_nothing_and_sizes_a_picture_each_once(mount: Mount) -> None:
+    """`ls` and `find` decode nothing, though a listing carries sizes; `ls -l` decodes what it names."""
+    folder = companion(mount, "vfr")
+    before = jobs(mount)
+    for command in (["ls"], ["find"], ["ls", "-F", "--file-type"]):
+        for part in ("keyframes", "frames", "frames/000000-000099"):
+            done = subprocess.run(
+                [command[0], f"{folder}/{part}", *command[1:]], capture_output=True, check=True
+            )
+            assert done.stderr == b""
+    with os.scandir(f"{folder}/keyframes") as entries:
+        names = [entry.name for entry in entries if entry.is_file()]
+    assert (len(names) > 1, jobs(mount)) == (True, before)
+    told = subprocess.run(
+        ["ls", "-l", f"{folder}/keyframes"], capture_output=True, check=True, text=True
+    ).stdout
+    assert before < jobs(mount) <= before + len(names)
+    between = jobs(mount)
+    again = subprocess.run(
+        ["ls", "-l", f"{folder}/keyframes"], capture_output=True, check=True, text=True
+    ).stdout
+    assert (again, jobs(mount)) == (told, between)
 
 
 def test_ls_of_frames_goes_by_the_hundred(mount: Mount) -> None:
