@@ -196,3 +196,10 @@ async def produced(place: MemoryPlace, name: str) -> bytes:
 def listed() -> dict[str, dict[str, Any]]:
     """The shared files by name, as their index describes them."""
     return {entry["name"]: entry for entry in json.loads((SHARED / "index.json").read_text())["files"]}
+
+
+def is_quick(name: str) -> bool:
+    """Whether a shared file is decoded whole in a second or so."""
+    about: dict[str, Any] = listed()[name].get("video") or {}
+    pixels = int(about.get("width") or 0) * int(about.get("height") or 0)
+    return pixels * int(about.get("packets") or 0) < 3e7

@@ -124,7 +124,7 @@ def shared_names(*, slow: bool) -> list[str]:
     names = [n for n in seen if not n.startswith("derived__") and n not in NOT_DECODABLE]
     if slow:
         return names
-    quick = [n for n in names if n not in LONG and exact.listed()[n]["size"] < 400_000]
+    quick = [n for n in names if n not in LONG and exact.is_quick(n)]
     return random.Random(3).sample(quick, min(6, len(quick)))
 
 

@@ -364,11 +364,11 @@ def test_codec_strings(options: dict[str, Any], wanted: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "media_edit_list_positive_shift.mp4",
+        pytest.param("media_edit_list_positive_shift.mp4", marks=pytest.mark.slow),
         "media_bbb_800x640_768kbps_30fps_avc_pyramid_3b.mp4",
         "media_iibbibb_editlist_videoonly.mp4",
         "moviepy_chaplin.mp4",
-        "media_sample_fragmented_seekable_multiple_sidx.mp4",
+        pytest.param("media_sample_fragmented_seekable_multiple_sidx.mp4", marks=pytest.mark.slow),
     ],
 )
 def test_real_files(name: str) -> None:

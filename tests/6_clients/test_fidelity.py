@@ -14,22 +14,16 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 from client_mounts import SEED, SHARED, reelfs, some  # noqa: E402
 from fidelity import ENCRYPTED, Truths  # noqa: E402
 from fidelity_page import KNOWN, PAGE, Media, media, real, unexpected  # noqa: E402
-from mp4_exact import SAMPLES, listed  # noqa: E402
-
-
-def quick(name: str) -> bool:
-    """Decoded whole in a second or so; the others are for --slow."""
-    about: dict[str, Any] = listed()[name].get("video") or {}
-    return int(about.get("width") or 0) * int(about.get("height") or 0) * int(about.get("packets") or 0) < 3e7
+from mp4_exact import SAMPLES, is_quick  # noqa: E402
 
 
 def files() -> list[Any]:
-    """Three real files of the day, of those that decode quickly; generated ones have tests of their own."""
+    """Two real files of the day, of those that decode quickly; generated ones have tests of their own."""
     names = real() if SHARED.is_dir() else []
     made = [f"{name}{'.mov' if name.endswith('_mov') else '.mp4'}" for name in SAMPLES]
     return [
-        *some(["real"], [name for name in names if quick(name)], 3),
-        *some(["real"], [name for name in names if not quick(name)], 0),
+        *some(["real"], [name for name in names if is_quick(name)], 2),
+        *some(["real"], [name for name in names if not is_quick(name)], 0),
         *some(["generated"], made, 0),
     ]
 
