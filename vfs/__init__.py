@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vfs.rows import MAX_DATABASE, harden, read_rows, words_of
     from vfs.runtime import Runtime, open_runtime
     from vfs.telemetry import Status
+    from vfs.terminal import in_trio
     from vfs.units import parse_size
     from vfs.workerfeed import Source
     from vfs.workerfile import WorkerFile
@@ -61,6 +62,7 @@ _LATE = {
     "harden": "vfs.rows",
     "ask_mount": "vfs.controlclient",
     "in_thread": "vfs.workers",
+    "in_trio": "vfs.terminal",
     "in_worker": "vfs.workers",
     "open_runtime": "vfs.runtime",
     "parse_size": "vfs.units",
@@ -136,6 +138,7 @@ __all__ = [
     "harden",
     "hookimpl",
     "in_thread",
+    "in_trio",
     "in_worker",
     "open_runtime",
     "parse_derived",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ from vfs.indexshow import Show, showing
 from vfs.indexwork import AT_ONCE
 from vfs.plugins import load_plugins
 from vfs.runtime import open_runtime
+from vfs.terminal import in_trio
 from vfs.units import parse_seconds
 
 #: `key`, `state` and `reason` of one file.
@@ -90,10 +92,7 @@ def index(
     indexers = _chosen(settings, only or ())
     job = _job(settings, indexers, tuple(patterns or ()), write_sidecars, jobs, again)
     pause = None if watch is None else parse_seconds(watch)
-    try:
-        good = trio.run(_watch, job, pause)
-    except BaseException as error:
-        raise _only(error) from None
+    good = in_trio(partial(_watch, job, pause))
     raise typer.Exit(0 if good else 1)
 
 
@@ -114,14 +113,6 @@ async def _watch(job: Job, pause: float | None) -> bool:
             return good
         await trio.sleep(pause)
         job = replace(job, again=False)
-
-
-def _only(error: BaseException) -> BaseException:
-    """The exception of a group of one kind: what nurseries wrap."""
-    while isinstance(error, BaseExceptionGroup):
-        interrupts = error.subgroup(KeyboardInterrupt)
-        error = (interrupts or error).exceptions[0]
-    return error
 
 
 def _job(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from vfs import Damaged, ReelfsError
+from vfs import Damaged, ReelfsError, in_trio
 from vfs_h4mk import pack as packing
 
 if TYPE_CHECKING:
@@ -81,15 +81,9 @@ def _key_frames(path: Path) -> list[tuple[int, int]]:
         return await in_worker(key_frames, source=Source(stream, path.stat().st_size))
 
     try:
-        return _run(ask)
+        return in_trio(ask)
     except Damaged:
         return []
-
-
-def _run(work: Callable[[], Awaitable[T]]) -> T:
-    import trio
-
-    return trio.run(work)
 
 
 class _replacing:
@@ -178,4 +172,4 @@ def _in_tree(file: str, work: Callable[[Runtime, str], Awaitable[T]]) -> T:
         async with open_runtime(Settings.load({"source": source})) as runtime:
             return await work(runtime, name + "@")
 
-    return _run(run)
+    return in_trio(run)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vfs import Damaged, Place, TooBig, in_thread
 from vfs_search import databases
 from vfs_search.databases import Databases, Found
 from vfs_search.documents import Document
 from vfs_search.grammar import Options, Text
 from vfs_search.hits import Answer, Hit, order
-from vfs_search.textindex import Match
-
-#: Documents taken from an index at a time, and in all: some of them are of videos that are not there.
-_PAGE, _MOST = 200, 5000
+from vfs_search.textindex import MOST, Match
 
 
 async def fingerprint(root: Place) -> str:
@@ -25,26 +24,41 @@ async def answer(root: Place, query: Text, options: Options) -> Answer:
     found = await databases.find(root)
     hits: list[Hit] = []
     wrong: list[str] = []
-    missing = 0
+    missing, looked_at = 0, 0
     for database in found.found:
         try:
             index = await databases.text_index(database)
         except (Damaged, TooBig) as error:
             wrong.append(str(error))
             continue
-        offset, taken = 0, 0
-        while offset < _MOST and taken < options.limit:
-            matches: list[Match] = await in_thread(index.find, query, _PAGE, offset)
-            for match in matches:
-                hit = await _hit(root, database, match, options)
-                missing += hit is None
-                if hit is not None and hit.score >= (options.least or 0.0) and options.wants(hit.path):
-                    hits.append(hit)
-                    taken += 1
-            offset += _PAGE
-            if len(matches) < _PAGE:
-                break
-    return Answer(tuple(order(hits, options.sort)[: options.limit]), _status(found, missing, wrong))
+        taken, looked = 0, 0
+        for match in _first(await in_thread(index.find, query), options.sort):
+            looked += 1
+            hit = await _hit(root, database, match, options)
+            missing += hit is None
+            if hit is not None and hit.score >= (options.least or 0.0) and options.wants(hit.path):
+                hits.append(hit)
+                taken += 1
+                if taken == options.limit:
+                    break
+        looked_at = max(looked_at, looked)
+    told = _status(found, missing, wrong)
+    if looked_at == MOST:
+        told["note"] = f"only the newest {MOST} of each database that fit were looked at"
+    return Answer(tuple(order(hits, options.sort)[: options.limit]), told)
+
+
+def _first(matches: Iterable[Match], by: str) -> Iterable[Match]:
+    """In the order in which they are wanted, before it is known which of them have a video."""
+    if by == "rating":
+        return sorted(
+            matches, key=lambda one: -1 if one.document.rating is None else one.document.rating, reverse=True
+        )
+    if by == "date":
+        return sorted(matches, key=lambda one: one.document.date, reverse=True)
+    if by == "path":
+        return sorted(matches, key=lambda one: [(file.folder, file.path) for file in one.document.files[:1]])
+    return matches
 
 
 def _status(found: Databases, missing: int, wrong: list[str]) -> dict[str, object]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import trio
 import typer
 
-from vfs import ConfigError, Malformed, NotFound, Runtime, Settings, open_runtime
+from vfs import ConfigError, Malformed, NotFound, Runtime, Settings, in_trio, open_runtime
 from vfs_search.local import Dropped
 from vfs_search.options import Options
 from vfs_search.results import JSON, STATUS
@@ -37,16 +37,8 @@ def search(
     if (query is None) == (image is None):
         raise ConfigError("say what to look for: QUERY, or --image FILE")
     settings = Settings.load({"source": source}, options=options or (), config=config)
-    try:
-        trio.run(_search, settings.model_copy(update={"cache_size": 0}), query, image, as_json)
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    settings = settings.model_copy(update={"cache_size": 0})
+    in_trio(partial(_search, settings, query, image, as_json))
 
 
 async def _search(settings: Settings, query: str | None, image: Path | None, as_json: bool) -> None:

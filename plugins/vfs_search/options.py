@@ -21,7 +21,7 @@ KNOWN = {"rep0st108": ("rep0st108", "vfs_search.features", "rep0st108")}
 class Options:
     """See docs/configuration.md. Times are seconds; 0 as a limit is no limit."""
 
-    listed: bool = False
+    listed: bool = True
     folder: str = ""
     index_budget: int = 20 << 30
     rate: float = 2.0
@@ -38,7 +38,7 @@ class Options:
     @classmethod
     def load(cls, settings: Settings) -> Options:
         """Raises ConfigError that names the place and the key."""
-        found = cls(listed=settings.show_derived)
+        found = cls()
         known = {field.name: getattr(found, field.name) for field in fields(cls)}
         for key, value in settings.plugin("search").items():
             origin = settings.origins.get(f"plugin.search.{key}", f"plugin.search.{key}")

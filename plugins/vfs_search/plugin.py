@@ -104,7 +104,7 @@ class Search:
         return place.is_folder and place.path == ""
 
     async def entries(self, place: Place) -> Mapping[str, Node | None]:
-        """`search`, where it is to be listed: programs that copy a mount would copy it along."""
+        """`search`, unless it is not to be listed."""
         return {FOLDER: self._top(place)} if self._options.listed else {}
 
     async def resolve(self, place: Place, name: str) -> Node | None:

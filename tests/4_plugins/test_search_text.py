@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -224,30 +223,109 @@ def test_ten_megabytes_are_a_name_too_long(user: Path, kind: str) -> None:
 def test_any_text_is_answered_or_refused(text: str) -> None:
     try:
         query, _ = parse_text(text)
-        INDEX.find(query, 10)
+        list(INDEX.find(query))
     except Malformed:
         pass
-    assert len(INDEX.find(parse_text("foot")[0], 10)) == 2
+    assert len(list(INDEX.find(parse_text("foot")[0]))) == 2
 
 
 INDEX = TextIndex(read(database(*ROWS)))
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
-    """How long a query takes; the figure is in docs/search.md, and no time fails here."""
-    words = ("goal", "miss", "corner", "pass", "header", "save", "run", "dribble")
-    rows = tuple(
-        Document("clip", n, (), notes=f"{words[n % 8]} number {n} {words[n // 8 % 8]}", rating=n % 5 + 1,
-                 date=f"2025-{n % 12 + 1:02}-10", tags=(words[n % 7],), opponent=f"Team {n % 50}")
-        for n in range(100_000)
-    )  # fmt: skip
-    index = TextIndex(Library(rows, {}, {}))
-    for text in ("goal", "tag:goal+rating:4..", "opponent:Team_7+-tag:miss", "number_4711", "rating:5"):
-        begun = time.thread_time()
-        found = index.find(parse_text(text)[0], 200)
-        print(f"{text}: {len(found)} in {1000 * (time.thread_time() - begun):.1f} ms")
-        assert found
+NAMES = ("goal", "miss", "far", "post")
+DOCUMENTS = st.lists(
+    st.builds(
+        Document,
+        kind=st.sampled_from(("clip", "game")),
+        number=st.integers(1, 9),
+        files=st.just(()),
+        date=st.sampled_from(("", "2024-12-31", "2025-01-01", "2025-01-15", "2025-02-01")),
+        rating=st.sampled_from((None, -1, 0, 1, 2, 5, 1 << 40)),
+        tags=st.lists(st.sampled_from(NAMES), max_size=2).map(tuple),
+        notes=st.lists(st.sampled_from(NAMES), max_size=4).map(" ".join),
+    ),
+    max_size=12,
+)
+TERMS = st.lists(
+    st.sampled_from(
+        ("goal", "far_post", "tag:miss", "kind:clip", "rating:1", "rating:..2", "rating:0.5..4.5",
+         "rating:9..", "date:2025", "date:2025-01..2025-01-15", "date:..2025-01", "date:2026..")
+    ).flatmap(lambda term: st.sampled_from((term, f"-{term}"))),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+def holds(document: Document, term: str) -> bool:
+    """What a term means, said plainly."""
+    field, _, value = term.removeprefix("-").rpartition(":")
+    low, dots, high = value.partition("..")
+    high = high if dots else low
+    if field == "rating":
+        rated = document.rating is not None and 0 <= document.rating <= 100
+        found = rated and float(low or 0) <= (document.rating or 0) <= float(high or 100)
+    elif field == "date":
+        found = (
+            document.date != "" and low <= document.date and (not high or document.date[: len(high)] <= high)
+        )
+    elif field == "tag":
+        found = value in document.tags
+    elif field == "kind":
+        found = document.kind == value
+    else:
+        texts = (document.notes, *document.tags)
+        found = any(f" {value.replace('_', ' ')} " in f" {text} " for text in texts)
+    return found != term.startswith("-")
+
+
+@settings(max_examples=100, deadline=None)
+@given(DOCUMENTS, TERMS)
+def test_terms_find_what_they_say(documents: list[Document], terms: list[str]) -> None:
+    """Against a plain reading of each document; the newest come first where nothing is ranked."""
+    index = TextIndex(Library(tuple(documents), {}, {}))
+    found = [match.document for match in index.find(parse_text("+".join(terms))[0])]
+    expected = [document for document in documents if all(holds(document, term) for term in terms)]
+    assert sorted(found, key=repr) == sorted(expected, key=repr)
+    if all(":" in term or term.startswith("-") for term in terms):
+        assert [one.date for one in found] == sorted((one.date for one in found), reverse=True)
+
+
+def test_of_very_many_the_newest_are_looked_at() -> None:
+    """Of those the ones that fit best come first; a rare word finds the oldest just as well."""
+    many = [Document("clip", n, (), notes=f"goal n{n}" + " goal" * (n % 3), date=f"2025-01-{n % 28 + 1:02}")
+            for n in range(280)]  # fmt: skip
+    index = TextIndex(Library(tuple(many), {}, {}))
+    found = list(index.find(parse_text("goal")[0], most=20))
+    assert {match.document.date for match in found} == {"2025-01-28", "2025-01-27"}
+    assert found[0].score == 1
+    assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
+    assert [match.document.number for match in index.find(parse_text("goal+n0")[0], most=20)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("sort", "sources"),
+    [
+        ("rating", ["1", "3", "2"]),
+        ("path", ["1", "2", "3"]),
+        ("score", ["3", "2", "1"]),
+        ("date", ["3", "2", "1"]),
+    ],
+)
+def test_results_are_sorted_before_they_are_limited(tmp_path: Path, sort: str, sources: list[str]) -> None:
+    """`limit:1` of an order is the first of that order, not the best of another."""
+    rows = [("games", (n, f"g{n}", f"games/{n}.bin", "x", f"2025-0{n}-01", "home", None)) for n in (1, 2, 3)]
+    clips = [("raw_clips", (n, n, f"raw_clips/{n}.bin", 5, 1, rating, '["a"]', "word " * n))
+             for n, rating in ((1, 5), (2, None), (3, 4))]  # fmt: skip
+    (tmp_path / "raw_clips").mkdir()
+    for n in (1, 2, 3):
+        (tmp_path / f"raw_clips/{n}.bin").write_bytes(b"x")
+    (tmp_path / "database.sqlite").write_bytes(database(*rows, *clips))
+
+    async def ask(runtime: Runtime) -> None:
+        for limit in (1, 3):
+            found = await results(runtime, f"word/sort:{sort}/limit:{limit}")
+            assert [row["source"] for row in found] == [f"raw_clips/{n}.bin" for n in sources[:limit]]
+
+    on(tmp_path, ask)
 
 
 class TestSearchContract(ViewContract):

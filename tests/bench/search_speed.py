@@ -7,6 +7,7 @@ import resource
 import subprocess
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,6 +114,15 @@ def _resident() -> int:
 # ---------------------------------------------------------------- words
 
 
+#: A common word, words that all rows have, ranges, negation, and all of it: what takes the longest.
+_HARD = (
+    "goal", "number", "goal+number+team", "tag:goal+rating:4..", "opponent:Team_7+-tag:miss", "number_4711",
+    "rating:5", "rating:2..4", "-goal", "kind:clip+-tag:miss+rating:2..+date:2025",
+    "number+rating:2..4+date:2025-03..2025-09+-goal",
+    "number+goal+-miss+-corner+tag:pass+opponent:team+rating:2..4+date:2025-02..2025-11",
+)  # fmt: skip
+
+
 def _texts() -> list[Row]:
     words = ("goal", "miss", "corner", "pass", "header", "save", "run", "dribble")
     rows = tuple(
@@ -121,16 +131,19 @@ def _texts() -> list[Row]:
         for n in range(100_000)
     )  # fmt: skip
     index = TextIndex(Library(rows, {}, {}))
-    worst = 0.0
-    for text in ("goal", "tag:goal+rating:4..", "opponent:Team_7+-tag:miss", "number_4711", "rating:5"):
+    worst = {}
+    for text in _HARD:
         spent = []
         for _ in range(7):
             begun = time.thread_time()
-            index.find(parse_text(text)[0], 20)
+            list(islice(index.find(parse_text(text)[0]), 200))
             spent.append(time.thread_time() - begun)
-        worst = max(worst, median(spent))
+        worst[text] = 1000 * median(spent)
+    slowest, second = sorted(worst.values())[:-3:-1]
     return [
-        at_most("100,000 rows: computing for the slowest of five queries, median", 1000 * worst, 20, "ms")
+        at_most(f"100,000 rows: the slowest of {len(worst)} queries, computing, median", slowest, 20, "ms"),
+        figure("the second slowest", second, "ms"),
+        figure("a word that a quarter of the rows has", worst["goal"], "ms"),
     ]
 
 
