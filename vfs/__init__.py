@@ -34,7 +34,7 @@ from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescap
 from vfs.nodes import Bytes, Directory, Inbox, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
 from vfs.vectors import Descriptor, VectorIndex
-from vfs.views import Place, View
+from vfs.views import Place, SmallFiles, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -117,6 +117,7 @@ __all__ = [
     "Runtime",
     "Selection",
     "Settings",
+    "SmallFiles",
     "Source",
     "Span",
     "SpanTable",

@@ -20,7 +20,7 @@ import pluggy
 
 from vfs.storage.base import Store
 from vfs.vectors import Descriptor, VectorIndex
-from vfs.views import Place, View
+from vfs.views import Place, SmallFiles, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -114,9 +114,12 @@ def vfs_vector_index(settings: Settings) -> VectorIndex | None:
 
 @hookspec
 def vfs_views(  # type: ignore[empty-body]
-    settings: Settings, status: Status, plugins: Plugins
+    settings: Settings, status: Status, plugins: Plugins, files: SmallFiles | None
 ) -> Iterable[View]:
-    """The views of this plugin; called once, when the tree is built."""
+    """The views of this plugin; called once, when the tree is built.
+
+    files: where it may keep small files in the source; None where the mount cannot be written to.
+    """
 
 
 @hookspec(firstresult=True)

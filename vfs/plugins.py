@@ -14,7 +14,7 @@ from vfs import hookspecs
 from vfs.errors import ConfigError
 from vfs.storage.base import Store
 from vfs.vectors import Descriptor, VectorIndex
-from vfs.views import Place, View
+from vfs.views import Place, SmallFiles, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -58,14 +58,18 @@ class Plugins:
         self.manager = manager
         self.infos = infos
 
-    def views(self, settings: Settings, status: Status) -> list[View]:
-        """All views, in the order of the plugins' names; a plugin whose hook raises is left out and named."""
+    def views(self, settings: Settings, status: Status, files: SmallFiles | None = None) -> list[View]:
+        """All views, in the order of the plugins' names; a plugin whose hook raises is left out and named.
+
+        files: see `hookspecs.vfs_views`.
+        """
+        given = {"settings": settings, "status": status, "plugins": self, "files": files}
         views: list[View] = []
         for hook in sorted(
             self.manager.hook.vfs_views.get_hookimpls(),
             key=lambda impl: (not impl.tryfirst, impl.trylast, impl.plugin_name),
         ):
-            views += self._call(hook, lambda v: list(v), settings=settings, status=status, plugins=self) or []
+            views += self._call(hook, lambda v: list(v), **given) or []
         return views
 
     def commands(self) -> list[hookspecs.Command]:

@@ -39,8 +39,10 @@ from vfs.telemetry import Status
 from vfs.tree import Found, Tree
 from vfs.units import visible
 from vfs.usage import Usage, usage_file
+from vfs.write.merged import MergedMetadata
 from vfs.write.rules import Rules
 from vfs.write.session import WriteSession, merged_metadata, open_writing, staging_folder
+from vfs.write.small import StoredFiles
 
 log = logging.getLogger("vfs.runtime")
 
@@ -123,17 +125,21 @@ class Runtime:
                 log.warning("no worker could be started ahead: %s", error)
 
 
-def _writing(
-    settings: Settings, store: GuardedStore, metadata: Metadata, reader: Reader
-) -> AbstractAsyncContextManager[WriteSession]:
-    """Writing, as the settings have it."""
-    rules = Rules(
+def _rules(settings: Settings, store: GuardedStore) -> Rules:
+    """What may be written where."""
+    return Rules(
         allow=settings.write.allow or ("",),
         protect=settings.write.protect,
         max_deletes=settings.write.max_deletes_per_minute,
         remote=store.remote,
         clock=trio.current_time,
     )
+
+
+def _writing(
+    settings: Settings, store: GuardedStore, metadata: Metadata, reader: Reader, rules: Rules
+) -> AbstractAsyncContextManager[WriteSession]:
+    """Writing, as the settings have it."""
     return open_writing(
         staging_folder(settings.write_dir, store.url),
         store,
@@ -237,9 +243,11 @@ async def open_runtime(
             isolate=settings.workers.isolate,
         )
         await stack.enter_async_context(workers.open_workers())
-        writing = None
-        if settings.writes:
-            writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader))
+        writing, files = None, None
+        if isinstance(metadata, MergedMetadata):
+            rules = _rules(settings, guarded)
+            writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader, rules))
+            files = StoredFiles(guarded, metadata, rules)
             writing.uploader.watch(status.watch)
             status.add_file("queue.json", writing.queue_json)
             status.add_file("conflicts", writing.conflicts_text)
@@ -268,7 +276,7 @@ async def open_runtime(
         services = Services(metadata, reader, Derived(budget), status, _kept(settings, guarded))
         tree = Tree(
             services,
-            plugins.views(settings, status),
+            plugins.views(settings, status, files),
             expand=settings.expand,
             show_derived=settings.show_derived,
             exposed={

@@ -123,6 +123,26 @@ class Place(Protocol):
 
 
 @runtime_checkable
+class SmallFiles(Protocol):
+    """Small files that a plugin keeps in the source, for all who mount it: a saved question, a setting.
+
+    Offered to hooks on a mount that may be written to. They are ordinary stored files, read as any `Place`;
+    what is written is stored when the call returns, whole or not at all.
+    """
+
+    def allows(self, path: str) -> bool:
+        """False outside of `write.allow`."""
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Store a file, in place of what is there now. Raises ReadOnly and the like for a path that may not
+        be written, Stale where another writer was faster, StoreError.
+        """
+
+    async def remove(self, path: str) -> None:
+        """Remove a file. Raises NotFound, and as `put` does."""
+
+
+@runtime_checkable
 class Opens(Protocol):
     """A view that looks into a file before it is shown as a directory."""
 

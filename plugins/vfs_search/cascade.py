@@ -106,7 +106,7 @@ def _nearest(
 ) -> engine.Nearest:
     """By the index of another plugin where there is one."""
     if snapshot.engine is None:
-        return engine.nearest(snapshot.columns.__getitem__, alive, queries, k, least)
+        return engine.nearest(snapshot.columns.__getitem__, alive, queries, k, least, snapshot.lists)
     vectors = snapshot.columns["grad512"]
     rows, scores = snapshot.engine.nearest(snapshot.generation, vectors, alive, queries, k, least)
     return engine.Nearest(rows, scores)

@@ -24,8 +24,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from vfs import ConfigError, StoredObject, VectorIndex
-from vfs_search import bits
+from vfs_search import bits, fast
 from vfs_search.columns import Column
+from vfs_search.fast import Lists
 from vfs_search.sidecar import SUFFIX, Contents
 
 _SCHEMA = """
@@ -74,13 +75,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was committed at one moment. columns: mapped files by name. engine: asked in place of a scan."""
+    """What was committed at one moment. columns: mapped files by name.
+
+    engine, lists: asked in place of a scan.
+    """
 
     generation: str
     entries: tuple[Entry, ...]
     columns: dict[str, NDArray[Any]]
     listed: int | None
     engine: VectorIndex | None = None
+    lists: Lists | None = None
 
     @cached_property
     def owners(self) -> NDArray[np.int32]:
@@ -145,7 +150,15 @@ class Catalog:
         for name in {**COLUMNS, **dict.fromkeys(rows)}:
             kind, width = COLUMNS.get(name) or _extra(name)
             columns[name] = Column(folder / name, kind, width).mapped(rows.get(_LIKE.get(name, name), 0))
-        return Snapshot(generation, entries, columns, int(listed) if listed is not None else None)
+        count = int(listed) if listed is not None else None
+        lists = fast.opened(folder)
+        if lists is not None and lists.rows > len(columns["grad512"]):
+            lists = None
+        return Snapshot(generation, entries, columns, count, lists=lists)
+
+    def make_lists(self) -> bool:
+        """Have the rows that are there looked through by faiss, where it is installed and they are many."""
+        return fast.make(self.snapshot().columns["grad512"], self._columns_folder())
 
     def _entries(self) -> Iterator[Entry]:
         query = "SELECT id, key, etag, size, duration, ranges FROM objects ORDER BY id"
@@ -218,9 +231,10 @@ class Catalog:
 
         listed: how many videos there are. (files dropped, videos dropped for the budget).
         """
-        with self._writing():
-            self._put("listed", str(listed))
-            self._changed()
+        if self._meta("listed") != str(listed):
+            with self._writing():
+                self._put("listed", str(listed))
+                self._changed()
         known = {
             self.path_of(StoredObject(entry.key, entry.size, entry.etag)): entry for entry in self._entries()
         }

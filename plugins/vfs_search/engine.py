@@ -1,6 +1,7 @@
 """Nearest vectors: exact over memory-mapped pages, by bits first where there are very many.
 
-`vfs_vector_index` lets other engines in (see `vfs.VectorIndex`); this one needs numpy alone.
+This one needs numpy alone. With faiss (see `fast`) questions look through lists instead, and the hook
+`vfs_vector_index` lets other engines in (see `vfs.VectorIndex`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfs_search import bits
+from vfs_search.fast import Lists
 
 Floats = NDArray[np.float32]
 
@@ -25,6 +27,8 @@ _CHUNK = 8192
 COARSE_ROWS, COARSE_QUERIES = 100_000, 8
 #: Rows that the coarse look leaves for each question: of a million, the 2,000 nearest by bits.
 COARSE_KEPT = 2000
+#: faiss compares bytes; of so many times the rows that are wanted, the nearest are taken as they are.
+PROPOSED = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +113,36 @@ def nearest(
     queries: Floats,
     k: int,
     least: float = 0.0,
+    lists: Lists | None = None,
 ) -> Nearest:
     """The k nearest, in the way that fits their number. columns: gives `grad512`, `norms` and `bits`."""
+    if lists is not None:
+        return listed(columns("grad512"), columns("norms"), alive, queries, k, least, lists)
     if len(alive) >= COARSE_ROWS and len(queries) <= COARSE_QUERIES:
         return coarse(columns("grad512"), columns("norms"), columns("bits"), alive, queries, k, least)
     return exact(columns("grad512"), columns("norms"), alive, queries, k, least)
+
+
+def listed(
+    vectors: NDArray[np.uint8],
+    norms: Floats,
+    alive: NDArray[np.bool_],
+    queries: Floats,
+    k: int,
+    least: float,
+    lists: Lists,
+) -> Nearest:
+    """The k nearest of those that faiss proposes, and of the rows that are not in its lists."""
+    behind = exact(vectors[lists.rows :], norms[lists.rows :], alive[lists.rows :], queries, k, least)
+    proposed = lists.candidates(queries, alive, PROPOSED * k)
+    found = []
+    for query, rows, later, scores in zip(queries, proposed, behind.rows, behind.scores, strict=True):
+        rows = np.sort(rows[rows >= 0])
+        similar = (vectors[rows].astype(np.float32) @ query) * norms[rows]
+        good, there = similar >= least, later >= 0
+        both = [(rows[good], similar[good]), (later[there] + lists.rows, scores[there])]
+        found.append(_best(both, k))
+    return _nearest(found, k)
 
 
 def _best(found: list[tuple[NDArray[Any], NDArray[Any]]], k: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -28,10 +28,6 @@ def named(lookup: Callable[[str], Awaitable[Node | None]]) -> Directory:
     return Directory(entries=entries, lookup=lookup)
 
 
-def volatile(make: Callable[[], bytes]) -> Bytes:
+def volatile(make: Callable[[], Awaitable[bytes]]) -> Bytes:
     """A file that is made anew each time."""
-
-    async def produce() -> bytes:
-        return make()
-
-    return Bytes(produce=produce, version=None)
+    return Bytes(produce=make, version=None)

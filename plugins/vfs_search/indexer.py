@@ -118,6 +118,8 @@ class Pictures:
         orphans, dropped = await in_thread(catalog.clean, count, self._options.index_budget)
         told = [f"{len(gone)} videos are gone"] if gone else []
         told += [f"{orphans} old files removed"] if orphans else []
+        if await in_thread(catalog.make_lists):
+            told.append("vectors sorted into lists")
         told += [f"{dropped} videos dropped: index_budget is {self._options.index_budget}"] if dropped else []
         return ", ".join(told)
 

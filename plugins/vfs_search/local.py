@@ -1,7 +1,6 @@
-"""What people put into `search/`: files to look for, questions to keep. Held on this machine alone.
+"""Files that people put into `search/drop/`, to be looked for. Held on this machine alone.
 
-Neither reaches the store. What is dropped is bounded: one file by `max_upload_size_mb`, all of them by ten
-times that; the oldest go first.
+What is dropped is bounded: one file by `max_upload_size_mb`, all of them by ten times that; the oldest go.
 """
 
 from __future__ import annotations
@@ -16,11 +15,8 @@ import trio
 
 from vfs import Malformed, NotFound, TooBig
 
-#: Files kept that were dropped, and questions.
-MOST_FILES, MOST_SAVED = 200, 1000
-#: Characters of a question.
-MAX_QUERY = 4096
-QUERY = ".query"
+#: Files kept.
+MOST_FILES = 200
 _PIECE = 1 << 20
 
 
@@ -77,7 +73,7 @@ class Dropped:
 
     def get(self, name: str) -> Local | None:
         """A file by its name."""
-        path = self.folder / _checked(name)
+        path = self.folder / checked(name)
         return Local.at(path) if path.is_file() else None
 
     async def receive(self, name: str, file: Path) -> None:
@@ -86,12 +82,12 @@ class Dropped:
             raise Malformed(f"{name}: not a name for a file to look for")
         if file.stat().st_size > self.limit:
             raise TooBig(f"{name}: at most {self.limit} bytes are looked for (max_upload_size_mb)")
-        await trio.to_thread.run_sync(self._keep, _checked(name), file)
+        await trio.to_thread.run_sync(self._keep, checked(name), file)
 
     async def remove(self, name: str) -> None:
         """Raises NotFound."""
         try:
-            (self.folder / _checked(name)).unlink()
+            (self.folder / checked(name)).unlink()
         except OSError:
             raise NotFound(f"no such file: {name}") from None
 
@@ -108,61 +104,7 @@ class Dropped:
                 path.unlink(missing_ok=True)
 
 
-class Saved:
-    """Questions by name: a folder each, with the question as text in `.query`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def names(self) -> list[str]:
-        """Of all questions."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
-
-    def query(self, name: str) -> str | None:
-        """The question of that name, what its name says where none was written; None when there is none."""
-        folder = self.folder / _checked(name)
-        if not folder.is_dir():
-            return None
-        path = folder / QUERY
-        if not path.is_file():
-            return f"text/{name}"
-        return path.read_text("utf-8", "replace").strip().splitlines()[0] if path.stat().st_size else ""
-
-    async def make(self, name: str) -> None:
-        """A new one. Raises Malformed, TooBig."""
-        if name.startswith("."):
-            raise Malformed(f"{name}: not a name for a question")
-        if len(self.names()) >= MOST_SAVED:
-            raise TooBig(f"there are {MOST_SAVED} saved questions; remove some")
-        (self.folder / _checked(name)).mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    async def remove(self, name: str) -> None:
-        """Raises NotFound."""
-        folder = self.folder / _checked(name)
-        if not folder.is_dir():
-            raise NotFound(f"no such question: {name}")
-        await trio.to_thread.run_sync(shutil.rmtree, folder)
-
-    async def write(self, name: str, file: Path) -> None:
-        """The text of a question. Raises NotFound, Malformed."""
-        if self.query(name) is None:
-            raise NotFound(f"no such question: {name}")
-        if file.stat().st_size > MAX_QUERY:
-            raise Malformed(f"a question has at most {MAX_QUERY} bytes")
-        data = file.read_bytes()
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            raise Malformed("a question is text") from None
-        target = self.folder / _checked(name) / QUERY
-        part = target.with_name(f".{os.getpid()}.part")
-        part.write_bytes(data)
-        os.replace(part, target)
-
-
-def _checked(name: str) -> str:
+def checked(name: str) -> str:
     """One component and no more. Raises NotFound."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise NotFound(f"no such name: {name!r}")

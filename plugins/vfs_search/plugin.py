@@ -22,6 +22,7 @@ from vfs import (
     Place,
     Plugins,
     Settings,
+    SmallFiles,
     Spliced,
     VectorIndex,
     View,
@@ -33,19 +34,22 @@ from vfs_search.folders import fixed, named, volatile
 from vfs_search.grammar import Moment, Text
 from vfs_search.hits import Answer
 from vfs_search.library import Index
-from vfs_search.local import QUERY, Dropped, Local, Saved
+from vfs_search.local import Dropped, Local
 from vfs_search.options import Options
 from vfs_search.results import Clips
+from vfs_search.saved import Saved
 
-FOLDER, ANSWER, RESULTS, REFRESH = "search", "@", ".results", ".refresh"
+FOLDER, ANSWER, RESULTS = "search", "@", ".results"
+QUERY, REFRESH = ".query", ".refresh"
 
 
 @hookimpl
-def vfs_views(settings: Settings, plugins: Plugins) -> list[View]:
+def vfs_views(settings: Settings, plugins: Plugins, files: SmallFiles | None) -> list[View]:
     """One view of the root. Raises ConfigError."""
     options = Options.load(settings)
     limits = Limits(options, options.plan(plugins.descriptors(settings)))
-    return [Search(options, options.place(settings), limits, plugins.vector_indexes(settings))]
+    engines = plugins.vector_indexes(settings)
+    return [Search(options, options.place(settings), limits, engines, files)]
 
 
 @hookimpl
@@ -89,13 +93,14 @@ class Search:
         folder: Path,
         limits: Limits | None = None,
         engines: Sequence[VectorIndex] = (),
+        files: SmallFiles | None = None,
     ) -> None:
         self._options = options
         self._limits = limits or Limits(options, options.plan())
         self._engines = engines
         self._index = Index(folder)
         self._dropped = Dropped(folder / "drop", options.max_upload_size_mb << 20)
-        self._saved = Saved(folder / "saved")
+        self._saved = Saved(folder / "saved", files)
         self._staging = folder / "staging"
         self._refreshed: dict[str, int] = {}
 
@@ -159,43 +164,48 @@ class Search:
 
     def _all_saved(self, root: Place) -> Directory:
         async def entries() -> Mapping[str, Node | None]:
-            return {name: self._one_saved(root, name) for name in self._saved.names()}
+            return {name: self._one_saved(root, name) for name in await self._saved.names(root)}
 
         async def lookup(name: str) -> Node | None:
-            return None if self._saved.query(name) is None else self._one_saved(root, name)
+            return None if await self._saved.query(root, name) is None else self._one_saved(root, name)
 
-        inbox = Inbox(staging=self._staging, limit=0, make=self._saved.make, remove=self._saved.remove)
+        inbox = Inbox(
+            staging=self._staging,
+            limit=0,
+            make=partial(self._saved.make, root),
+            remove=partial(self._saved.remove, root),
+        )
         return Directory(entries=entries, lookup=lookup, inbox=inbox, ttl=0.0)
 
     def _one_saved(self, root: Place, name: str) -> Directory:
         """`.query` is its text, `.refresh` has it answered anew when it is read, `@/` is the answer."""
 
-        def refresh() -> bytes:
+        async def refresh() -> bytes:
             self._refreshed[name] = self._refreshed.get(name, 0) + 1
             return b"the next look at @/ asks again\n"
 
-        def text() -> bytes:
-            return f"{self._saved.query(name)}\n".encode()
+        async def text() -> bytes:
+            return f"{await self._saved.query(root, name)}\n".encode()
 
         async def nodes() -> Mapping[str, Node | None]:
             return {QUERY: volatile(text), REFRESH: volatile(refresh), ANSWER: None}
 
         async def lookup(entry: str) -> Node | None:
             if entry == ANSWER:
-                return self._answer(root, self._parsed(name))
+                return self._answer(root, await self._parsed(root, name))
             return (await nodes()).get(entry)
 
         async def receive(entry: str, file: Path) -> None:
             if entry != QUERY:
                 raise Malformed(f"{entry}: a saved question has {QUERY} and nothing else")
-            await self._saved.write(name, file)
+            await self._saved.write(root, name, file)
 
         inbox = Inbox(staging=self._staging, limit=1 << 16, receive=receive)
         return Directory(entries=nodes, lookup=lookup, inbox=inbox, ttl=0.0)
 
-    def _parsed(self, name: str) -> Query:
+    async def _parsed(self, root: Place, name: str) -> Query:
         """A saved question. Raises Malformed, NotFound."""
-        text = self._saved.query(name)
+        text = await self._saved.query(root, name)
         if text is None:
             raise NotFound(f"no such question: {name}")
         kind, _, rest = text.strip("/").removeprefix(f"{FOLDER}/").partition("/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 import xxhash
@@ -107,11 +108,11 @@ def _nodes(root: Place, depth: int, clips: Clips) -> dict[str, Node | None]:
     found[PLAYLIST] = _given(naming.as_playlist(clips.hits))
     if clips.hits:
         found[CONTACT] = _contact(root, clips)
-    found[STATUS] = volatile(lambda: _status(clips))
+    found[STATUS] = volatile(partial(_status, clips))
     return found
 
 
-def _status(clips: Clips) -> bytes:
+async def _status(clips: Clips) -> bytes:
     told = {**clips.answer.status, "results": len(clips.hits)}
     told |= {"left_out": clips.left_out[:20]} if clips.left_out else {}
     return json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

@@ -193,6 +193,18 @@ def test_bits_keep_what_is_near() -> None:
     assert apart[0] < 40 < np.median(apart)
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_bits_are_counted_right(seed: int) -> None:
+    """Against the bits one by one; all of them may differ."""
+    chance = np.random.default_rng(seed)
+    coded = chance.integers(0, 2**64, (9, bits.WORDS), np.uint64)
+    query = coded[0]
+    coded[1] = ~query
+    expected = np.unpackbits((coded ^ query).view(np.uint8), axis=1).sum(axis=1)
+    assert bits.distances(query, coded).tolist() == expected.tolist()
+    assert bits.distances(query, coded)[:2].tolist() == [0, bits.BITS]
+
+
 def test_an_empty_index_has_nothing_near() -> None:
     none = np.empty((0, 512), np.uint8)
     queries = features.restored(some(2, 9))

@@ -146,6 +146,7 @@ def test_stored_objects_stand_at_their_keys() -> None:
             "games",
             "real.txt",
             "real.txt@2.part",
+            "search",
         }
         assert await content(runtime, "games/deep/er/y.txt") == b"deeper"
         found = await runtime.tree.resolve("games/x.txt")
@@ -316,7 +317,7 @@ def test_keys_that_cannot_be_paths_are_reachable_percent_encoded() -> None:
         root = await runtime.tree.root()
         assert root.place is not None
         assert "both" in await root.place.unpathable()
-        assert set(await runtime.tree.entries(root)) == {"a", "x", "both", "fine.txt", "marker"}
+        assert set(await runtime.tree.entries(root)) == {"a", "x", "both", "fine.txt", "marker", "search"}
         assert set(await runtime.tree.entries(await runtime.tree.resolve("both"))) == {"child.txt"}
         assert set(await runtime.tree.entries(await runtime.tree.resolve("marker"))) == {"in.txt"}
         assert "both" in runtime.status.collisions

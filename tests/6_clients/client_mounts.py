@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -79,29 +79,37 @@ class Mount:
         return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
 
 
-def reelfs(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command, with no settings of the machine's own."""
+def reelfs(
+    home: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command, with no settings of the machine's own. environ: of a store, beside home and path."""
     return subprocess.run(
         [sys.executable, "-m", "vfs.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={"HOME": str(home), "PATH": os.environ["PATH"]},
+        env={"HOME": str(home), "PATH": os.environ["PATH"], **(environ or {})},
         timeout=60,
         check=False,
     )
 
 
 @contextmanager
-def mounted(folder: Path, source: Path, *flags: str, expected: Sequence[str] = ()) -> Iterator[Mount]:
+def mounted(
+    folder: Path,
+    source: Path | str,
+    *flags: str,
+    expected: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Mount]:
     """`source` mounted below `folder`, then unmounted; the log must hold no trouble but `expected`."""
     point, log = folder / "my mount", folder / "log"
     point.mkdir()
-    done = reelfs(folder, "mount", source, point, "-o", f"log_file={log}", *flags)
+    done = reelfs(folder, "mount", source, point, "-o", f"log_file={log}", *flags, environ=environ)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    mount = Mount(point, source, log)
+    mount = Mount(point, Path(source), log)
     try:
         yield mount
-        done = reelfs(folder, "umount", point)
+        done = reelfs(folder, "umount", point, environ=environ)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     finally:
         # A failure must leave no mount behind.

@@ -64,7 +64,9 @@ def library(tmp_path: Path) -> Path:
 def test_ls_of_a_folder_without_a_mount(library: Path) -> None:
     done = reelfs("ls", library, "/")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [b"empty", b"games/", b"latin-\xe9.txt", b"two words.txt"]
+    assert done.stdout.splitlines() == [
+        *(b"empty", b"games/", b"latin-\xe9.txt", b"search/", b"two words.txt")
+    ]
     assert reelfs("ls", library, "games/").stdout == b"notes.txt\n"
     assert reelfs("ls", library, "games/notes.txt").stdout == b"notes.txt\n"
 
@@ -73,7 +75,7 @@ def test_ls_long_and_json(library: Path) -> None:
     long = reelfs("ls", "-l", library, "games").stdout.decode().split()
     assert (long[0], long[1], long[-1]) == ("file", "2700000", "notes.txt")
     entries = json.loads(reelfs("ls", "--json", library, "").stdout)
-    assert [e["kind"] for e in entries] == ["file", "folder", "file", "file"]
+    assert [e["kind"] for e in entries] == ["file", "folder", "file", "folder", "file"]
 
 
 def test_cat_gives_the_bytes(library: Path) -> None:

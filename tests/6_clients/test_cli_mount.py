@@ -64,7 +64,7 @@ def test_the_mount_answers_when_the_command_returns(mountpoint: Path) -> None:
 
 
 def test_ls_stat_cat_and_explain_of_mounted_paths(home: Path, mountpoint: Path) -> None:
-    assert reelfs(home, "ls", mountpoint).stdout == b"games/\ntop.txt\n"
+    assert reelfs(home, "ls", mountpoint).stdout == b"games/\nsearch/\ntop.txt\n"
     assert reelfs(home, "cat", mountpoint / "games" / "notes.txt").stdout == CONTENT
     found = json.loads(reelfs(home, "stat", "--json", mountpoint / "games" / "notes.txt").stdout)
     assert (found["size"], found["attributes"]["key"]) == (len(CONTENT), "games/notes.txt")

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -26,29 +27,42 @@ SIZE, FPS = (640, 360), 25
 Picture = NDArray[np.uint8]
 
 
+#: What a video is for: thresholds are chosen on `tuning` alone, and reported on `test` alone. Those of
+#: `crowd` are in the index of both and asked about in neither.
+PARTS = ("tuning", "test")
+CROWD = "crowd"
+
+
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video of the library. present: it is indexed; else it is only asked about."""
+    """A video of the library. present: it is indexed; else it is only asked about. part: see PARTS."""
 
     path: Path
     seconds: float
     present: bool
-    kind: str
+    part: str
 
 
-def make(folder: Path, *, matches: int, seconds: int) -> list[Video]:
-    """Every second match, and every second real video, is not to be indexed."""
+def make(folder: Path, *, matches: int, seconds: int, crowd: int = 6) -> list[Video]:
+    """Matches and real videos, each in one part by the hash of its name; half are not to be indexed."""
+    names = [f"match{number}.mp4" for number in range(100, 100 + matches)]
     videos = []
-    for number in range(matches):
-        path = folder / f"match{number}.mp4"
-        if not path.exists():
-            match(path, number, seconds)
-        videos.append(Video(path, seconds, number % 2 == 0, "match"))
-    for number, name in enumerate(REAL):
-        path = SHARED / name
-        if path.exists():
-            videos.append(Video(path, min(_seconds(path), 60.0), number % 2 == 0, "real"))
+    for place, name in enumerate(sorted(names, key=_hash)):
+        videos.append(Video(folder / name, seconds, place % 4 < 2, PARTS[place % 2]))
+    real = [SHARED / name for name in sorted(REAL, key=_hash) if (SHARED / name).exists()]
+    for place, path in enumerate(real):
+        videos.append(Video(path, min(_seconds(path), 60.0), place % 4 < 2, PARTS[place % 2]))
+    videos += [
+        Video(folder / f"crowd{number}.mp4", seconds, True, CROWD) for number in range(200, 200 + crowd)
+    ]
+    for video in videos:
+        if not video.path.exists():
+            match(video.path, int(video.path.stem[5:]), seconds)
     return videos
+
+
+def _hash(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
 
 
 def _seconds(path: Path) -> float:
@@ -119,7 +133,8 @@ def match(path: Path, number: int, seconds: int) -> None:
     field = _Field(number)
     chance = np.random.default_rng(number + 99)
     options = {"preset": "veryfast", "crf": "23", "g": str(2 * FPS)}
-    with av.open(str(path), "w", format="mp4") as made:
+    part = path.with_suffix(".part")
+    with av.open(str(part), "w", format="mp4") as made:
         video: Any = made.add_stream("libx264", Fraction(FPS), options=options)
         video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
         sound: Any = made.add_stream("aac", 32000)
@@ -135,6 +150,7 @@ def match(path: Path, number: int, seconds: int) -> None:
             made.mux(sound.encode(block))
         made.mux(video.encode(None))
         made.mux(sound.encode(None))
+    part.rename(path)
 
 
 def _crowd(chance: np.random.Generator, seconds: int) -> NDArray[np.float32]:
