@@ -57,6 +57,8 @@ def start(memory: int, kept: int = DEFAULT_KEPT, isolate: bool = True) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     heap.keep_freed(_KEPT_MEMORY)
+    # A worker does one thing at a time, on small arrays: numpy's threads would wait for one another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # The default action of SIGALRM ends the process in the kernel: it needs no Python, so a decoder that
     # hangs with the interpreter lock held is ended as well.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -47,7 +47,8 @@ def _weights(source: int, target: int) -> Floats:
 def area(pictures: NDArray[Any], height: int, width: int) -> Floats:
     """Area-averaged: (N, H, W) to (N, height, width), float32."""
     rows, columns = _weights(pictures.shape[1], height), _weights(pictures.shape[2], width)
-    found: Floats = np.matmul(np.matmul(rows, pictures.astype(np.float32)), columns.T)
+    shrunk = np.matmul(rows, pictures.astype(np.float32))
+    found: Floats = (shrunk.reshape(-1, pictures.shape[2]) @ columns.T).reshape(-1, height, width)
     return found
 
 
@@ -67,23 +68,45 @@ _AT_ONCE = 16
 def _grad512(lumas: NDArray[Any]) -> Floats:
     image = lumas.astype(np.float32, copy=False)
     count = len(image)
+    first, lower, upper = _oriented(*_gradients(image))
+    place = first + _cells() + (np.arange(count, dtype=np.int32) * DIMENSIONS)[:, None, None]
+    return _described(_binned(place, first, lower, upper, count * DIMENSIONS).reshape(count, DIMENSIONS))
+
+
+def _gradients(image: Floats) -> tuple[Floats, Floats]:
+    """Across and down: (N, H, W) each, 0 at the borders of its axis."""
     gx, gy = np.zeros_like(image), np.zeros_like(image)
-    gx[:, :, 1:-1] = image[:, :, 2:] - image[:, :, :-2]
-    gy[:, 1:-1] = image[:, 2:] - image[:, :-2]
-    strength = np.sqrt(gx * gx + gy * gy)
+    np.subtract(image[:, :, 2:], image[:, :, :-2], out=gx[:, :, 1:-1])
+    np.subtract(image[:, 2:], image[:, :-2], out=gy[:, 1:-1])
+    return gx, gy
+
+
+def _oriented(gx: Floats, gy: Floats) -> tuple[NDArray[np.int32], Floats, Floats]:
+    """The orientation below each angle, and what of its strength counts for that and for the next one."""
     angle = np.arctan2(gy, gx)
     angle *= np.float32(ORIENTATIONS / (2 * np.pi))
-    angle += np.float32(ORIENTATIONS) * (angle < 0)
     below = np.floor(angle)
-    upper = strength * (angle - below)
-    lower = strength - upper
-    first = below.astype(np.int32) & (ORIENTATIONS - 1)
-    place = first + _cells() + (np.arange(count, dtype=np.int32) * DIMENSIONS)[:, None, None]
-    after = place - first + ((first + 1) & (ORIENTATIONS - 1))
-    total = count * DIMENSIONS
-    bins = np.bincount(place.ravel(), lower.ravel(), total) + np.bincount(after.ravel(), upper.ravel(), total)
-    found = np.sqrt(bins.reshape(count, DIMENSIONS))
-    found /= np.linalg.norm(found, axis=1, keepdims=True) + 1e-6
+    angle -= below
+    strength = np.sqrt(gx * gx + gy * gy)
+    angle *= strength
+    strength -= angle
+    return below.astype(np.int32) & (ORIENTATIONS - 1), strength, angle
+
+
+def _binned(
+    place: NDArray[np.int32], first: NDArray[np.int32], lower: Floats, upper: Floats, total: int
+) -> NDArray[np.float64]:
+    """Sums by bin. place: the bin of each `lower`; that of the next orientation gets the `upper`."""
+    found = np.bincount(place.ravel(), lower.ravel(), total).astype(np.float64, copy=False)
+    after = place + np.where(first == ORIENTATIONS - 1, np.int32(1 - ORIENTATIONS), np.int32(1))
+    found += np.bincount(after.ravel(), upper.ravel(), total)
+    return found
+
+
+def _described(bins: NDArray[np.float64]) -> Floats:
+    """Square roots, at length 1."""
+    found = np.sqrt(bins)
+    found /= np.linalg.norm(found, axis=-1, keepdims=True) + 1e-6
     made: Floats = found.astype(np.float32)
     return made
 
@@ -152,19 +175,53 @@ def window_names(count: int) -> list[str]:
     return names[:count]
 
 
-def describe_windows(lumas: NDArray[Any], boxes: list[tuple[int, int, int, int]]) -> Floats:
-    """(N, H, W) luma to (N, len(boxes), 512): each window of each picture."""
-    height = lumas.shape[1]
-    # Most windows have the full height: the rows of all of these are averaged once.
-    tall = np.matmul(_weights(height, SIDE), lumas.astype(np.float32))
-    cut = [
-        np.matmul(tall[:, :, left:right], _weights(right - left, SIDE).T)
-        if bottom - top == height
-        else area(lumas[:, top:bottom, left:right], SIDE, SIDE)
-        for top, bottom, left, right in boxes
+def describe_whole(lumas: NDArray[Any]) -> Floats:
+    """(N, H, W) luma to (N, 512)."""
+    return grad512(area(lumas, SIDE, SIDE))
+
+
+def describe_windows(lumas: NDArray[Any]) -> Floats:
+    """(N, H, W) luma to (N, windows, 512): each window of each picture but the whole."""
+    _, *boxes = windows(*lumas.shape[1:])
+    if not boxes:
+        return np.empty((len(lumas), 0, DIMENSIONS), np.float32)
+    centres = [
+        describe_whole(lumas[:, top:bottom, left:right]) for top, bottom, left, right in boxes[:-STRIPS]
     ]
-    stacked = np.stack(cut, axis=1)
-    return grad512(stacked.reshape(-1, SIDE, SIDE)).reshape(len(lumas), len(boxes), DIMENSIONS)
+    # A few at a time, as in grad512.
+    strips = [_strips(lumas[n : n + _AT_ONCE // 4]) for n in range(0, len(lumas), _AT_ONCE // 4)]
+    return np.concatenate([np.stack(centres, axis=1), np.concatenate(strips)], axis=1)
+
+
+def _strips(lumas: NDArray[Any]) -> Floats:
+    """(N, STRIPS, 512): the strips lie over one another, so what they share is worked out once.
+
+    The picture is shrunk until a strip is as wide as it has to be. Its gradients are summed by columns, those
+    of strips are differences of running sums; at both ends of a strip there is no gradient across.
+    """
+    count, height, width = lumas.shape
+    across = max(SIDE, round(width * SIDE / max(1, min(width, round(height * 9 / 16)))))
+    gx, gy = _gradients(area(lumas, SIDE, across))
+    first, lower, upper = _oriented(gx, gy)
+    shape = (count, CELLS, across, ORIENTATIONS)
+    rows = np.arange(count * SIDE, dtype=np.int32).reshape(count, SIDE, 1) // (SIDE // CELLS)
+    place = (rows * across + np.arange(across, dtype=np.int32)) * ORIENTATIONS + first
+    columns = _binned(place, first, lower, upper, count * CELLS * across * ORIENTATIONS).reshape(shape)
+    upright = np.zeros(shape)
+    by_cell = gy.reshape(count, CELLS, SIDE // CELLS, across)
+    upright[..., ORIENTATIONS // 4] = np.maximum(by_cell, 0).sum(axis=2)
+    upright[..., 3 * ORIENTATIONS // 4] = np.maximum(-by_cell, 0).sum(axis=2)
+    upright -= columns
+    sums = np.zeros((count, CELLS, across + 1, ORIENTATIONS))
+    np.cumsum(columns, axis=2, out=sums[:, :, 1:])
+    found = np.empty((count, STRIPS, CELLS, CELLS, ORIENTATIONS))
+    for n in range(STRIPS):
+        left = round(n * (across - SIDE) / (STRIPS - 1))
+        edges = sums[:, :, left : left + SIDE + 1 : SIDE // CELLS]
+        found[:, n] = edges[:, :, 1:] - edges[:, :, :-1]
+        found[:, n, :, 0] += upright[:, :, left]
+        found[:, n, :, -1] += upright[:, :, left + SIDE - 1]
+    return _described(np.maximum(found, 0).reshape(count, STRIPS, DIMENSIONS))
 
 
 #: Luma above which a pixel is no border, and how much of a row or column must be above it.

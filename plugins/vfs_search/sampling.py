@@ -240,9 +240,14 @@ def _size(width: int, height: int) -> tuple[int, int]:
     return max(8, round(width * factor)), max(8, round(height * factor))
 
 
-def _small(frame: Any, format: str) -> NDArray[np.uint8]:
+def _small(frame: Any, format: str, scaler: Any = None) -> NDArray[np.uint8]:
+    """scaler: of a whole pass. A new one for each picture, with threads, takes thirty times as long."""
+    from av.video.reformatter import VideoReformatter
+
     width, height = _size(frame.width, frame.height)
-    found: NDArray[np.uint8] = frame.reformat(width, height, format, interpolation="AREA").to_ndarray()
+    scaler = scaler or VideoReformatter()
+    made: Any = scaler.reformat(frame, width, height, format, interpolation="AREA", threads=1)
+    found: NDArray[np.uint8] = made.to_ndarray()
     return found
 
 
@@ -250,12 +255,16 @@ class _Pass:
     """One pass over a stretch of an open container."""
 
     def __init__(self, container: Any, start: float, stop: float, plan: Plan) -> None:
-        self._container, self._plan = container, plan
+        from av.video.reformatter import VideoReformatter
+
+        self._container, self._plan, self._scaler = container, plan, VideoReformatter()
         self._start, self._stop = start, stop
         self._stream = _pictures(container)
         self._codec = self._stream.codec_context.name.removeprefix("lib")
         self._sound = container.streams.audio[0] if plan.sound and container.streams.audio else None
         self._zero = (container.start_time or 0) / 1_000_000
+        # Floats: a fraction for each packet takes as long as all else that is done with it here.
+        self._bases = {stream.index: float(stream.time_base or 0) for stream in container.streams}
         self._shots: list[tuple[float, bool, Any]] = []
         self._times: list[float] = []
         self._keys: list[bool] = []
@@ -325,10 +334,11 @@ class _Pass:
     def _seconds(self, packet: Any) -> float | None:
         if packet.pts is None or not packet.size:
             return None
-        return float(packet.pts * packet.time_base) - self._zero
+        return float(packet.pts * self._bases[packet.stream_index] - self._zero)
 
     def _decode_time(self, packet: Any) -> float:
-        return float((packet.dts if packet.dts is not None else packet.pts) * packet.time_base) - self._zero
+        ticks = packet.dts if packet.dts is not None else packet.pts
+        return float(ticks * self._bases[packet.stream_index] - self._zero)
 
     def _packet(self, packet: Any, time: float, width: int) -> None:
         if not self._start <= time < self._stop:
@@ -341,7 +351,7 @@ class _Pass:
     def _picture(self, frame: Any) -> None:
         if frame.pts is None:
             return
-        time = float(frame.pts * self._stream.time_base) - self._zero
+        time = frame.pts * self._bases[self._stream.index] - self._zero
         if not self._start <= time < self._stop:
             return
         if self._plan.max_pictures and len(self._times) + len(self._shots) >= self._plan.max_pictures:
@@ -354,7 +364,7 @@ class _Pass:
         elif not (key and (self._last is None or time - self._last >= self._plan.keyframe_interval)):
             return
         self._last = time
-        pixels = _small(frame, "rgb24" if self._extra else "gray")
+        pixels = _small(frame, "rgb24" if self._extra else "gray", self._scaler)
         self._shots.append((time, key, pixels))
         if len(self._shots) >= self._plan.batch:
             self._describe()
@@ -369,24 +379,22 @@ class _Pass:
             for name, made in _extra(pixels, self._plan).items():
                 self._extra[name].append(made)
         lumas = features.luma_of(pixels) if pixels.ndim == 4 else pixels
-        boxes = features.windows(lumas.shape[1], lumas.shape[2])
         windowed = [self._windowed(time) for time, _, _ in shots]
         whole = self._whole(lumas)
         begin = len(self._times)
         self._add(whole, np.zeros(len(shots), np.uint8), begin + np.arange(len(shots)))
-        if any(windowed) and len(boxes) > 1:
-            chosen = np.flatnonzero(windowed)
-            parts = features.describe_windows(lumas[chosen], boxes[1:])
-            kinds = np.tile(np.arange(1, len(boxes)), len(chosen))
-            self._add(
-                parts.reshape(-1, features.DIMENSIONS), kinds, begin + np.repeat(chosen, len(boxes) - 1)
-            )
+        chosen = np.flatnonzero(windowed)
+        if len(chosen):
+            parts = features.describe_windows(lumas[chosen])
+            count = parts.shape[1]
+            kinds = np.tile(np.arange(1, count + 1), len(chosen))
+            self._add(parts.reshape(-1, features.DIMENSIONS), kinds, begin + np.repeat(chosen, count))
         self._times += [time for time, _, _ in shots]
         self._keys += [key for _, key, _ in shots]
 
     def _whole(self, lumas: NDArray[Any]) -> features.Floats:
         """The pictures as they are."""
-        return features.describe_windows(lumas, [(0, lumas.shape[1], 0, lumas.shape[2])])[:, 0]
+        return features.describe_whole(lumas)
 
     def _windowed(self, time: float) -> bool:
         step = int(time * self._plan.window_rate + 1e-6) if self._plan.window_rate else -1

@@ -24,7 +24,7 @@ from vfs_search.sampling import Part, Plan
 
 SUFFIX = ".search.sqlite"
 #: Part of every identity: changed when the same video would be described otherwise.
-CODE = "search.index.1"
+CODE = "search.index.2"
 GRAD = "grad512.1"
 PAGE = 4096
 #: Bytes of a file of somebody else's: a match of 90 minutes with all windows has 60 MB.

@@ -121,3 +121,36 @@ def test_windows_cover_the_picture() -> None:
     assert (boxes[3][2], boxes[-1][3]) == (0, 256)
     assert all(0 <= t < b <= 144 and 0 <= left < r <= 256 for t, b, left, r in boxes)
     assert len(features.windows(256, 144)) == 1
+
+
+def soft(count: int, height: int, width: int) -> NDArray[np.float32]:
+    """Pictures with edges of every direction, and no noise."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / height
+    chance = np.random.default_rng(3)
+    found = np.zeros((count, height, width), np.float32)
+    for picture in found:
+        for across, down, phase in chance.uniform(-9, 9, (12, 3)):
+            picture += np.sin(across * x + down * y + phase)
+    found -= found.min()
+    found *= 255 / found.max()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "least"), [(128, 216, 0.99999), (144, 256, 0.99), (90, 250, 0.98)]
+)
+def test_strips_are_what_each_window_is_by_itself(height: int, width: int, least: float) -> None:
+    """To the bit where a strip's edges are whole pixels, else as near as the moved edge lets it be."""
+    pictures = soft(6, height, width)
+    found = features.describe_windows(pictures)
+    boxes = features.windows(height, width)[1:]
+    assert found.shape == (6, 11, 512)
+    for number, (top, bottom, left, right) in enumerate(boxes):
+        alone = features.grad512(features.area(pictures[:, top:bottom, left:right], 64, 64))
+        cosines = (found[:, number] * alone).sum(axis=1)
+        assert cosines.min() > least, number
+    assert np.allclose(features.describe_whole(pictures), features.grad512(features.area(pictures, 64, 64)))
+
+
+def test_portrait_pictures_have_no_windows() -> None:
+    assert features.describe_windows(soft(2, 256, 144)).shape == (2, 0, 512)

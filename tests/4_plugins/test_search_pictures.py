@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,36 +206,88 @@ def test_without_an_index_the_status_says_so(
     trio.run(session)
 
 
+@contextmanager
+def watching(home: Path, library: Path) -> Iterator[Callable[[str], str]]:
+    """`reelfs index --watch`; the function waits for a line that a pattern fits."""
+    command = [sys.executable, "-m", "vfs.cli", "index", "--only", "search", "--jobs", "1", "--watch=100ms"]
+    environ = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    process = subprocess.Popen([*command, str(library)], env=environ, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        yield lambda pattern: next(line for line in lines if re.search(pattern, line))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_the_index_follows_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New, replaced and deleted videos; what is replaced and not indexed again is not shown."""
+    """With `--watch`: new, replaced and deleted videos; what is replaced is not shown before."""
     source, home = tmp_path / "videos", tmp_path / "home"
     home.mkdir()
+    source.mkdir()
     monkeypatch.setenv("HOME", str(home))
     game, other = (make(tmp_path / f"{seed}.mp4", seed, seconds=4) for seed in (0, 1))
     query = transform(game, tmp_path / "query.mp4", "-t", "3", "-an", "-vf", "hflip", "-preset", "ultrafast")
-    for name in ("a.mp4", "b.mp4"):
-        (source / name).parent.mkdir(exist_ok=True)
-        (source / name).write_bytes(game.read_bytes())
-    assert index(home, source)[0] == "2 videos to look at"
-    assert index(home, source)[0] == "0 videos to look at"
+
+    def put(name: str, video: Path) -> None:
+        shutil.copyfile(video, tmp_path / "part")
+        (tmp_path / "part").rename(source / name)
 
     async def sources() -> list[str]:
         given = {"source": str(source), "dir_ttl": 0, "attr_ttl": 0}
         async with open_runtime(Settings.load(given, environ={"HOME": str(home)})) as runtime:
             return sorted({row["source"] for row in await results(runtime, "clip/q.mp4@0s-2s/tier:visual")})
 
-    (source / "q.mp4").write_bytes(query.read_bytes())
-    assert trio.run(sources) == ["a.mp4", "b.mp4"]
-    (source / "a.mp4").unlink()
-    (source / "b.mp4").write_bytes(other.read_bytes())
-    assert trio.run(sources) == []
-    told = index(home, source)
-    assert told[0] == "2 videos to look at"
-    assert told[-1].startswith("search: 1 videos are gone")
-    assert trio.run(sources) == []
-    (source / "c.mp4").write_bytes(game.read_bytes())
+    def kept() -> int:
+        return len(list((home / ".cache/reelfs/search").glob("*/objects/*/*.search.sqlite")))
+
+    for name in ("a.mp4", "b.mp4"):
+        put(name, game)
+    with watching(home, source) as until:
+        until("^2 videos in")
+        put("q.mp4", query)
+        until("^made +q.mp4")
+        until("^3 videos in")
+        assert trio.run(sources) == ["a.mp4", "b.mp4"]
+        assert kept() == 3
+        (source / "a.mp4").unlink()
+        until("^search: 1 videos are gone")
+        assert trio.run(sources) == ["b.mp4"]
+        put("b.mp4", other)
+        until("^made +b.mp4")
+        until("^search: 1 old files removed")
+        assert trio.run(sources) == []
+        assert kept() == 2
+        put("c.mp4", game)
+        until("^made +c.mp4")
+        until("^3 videos in")
+        assert trio.run(sources) == ["c.mp4"]
+    put("c.mp4", other)
+    assert trio.run(sources) == [], "it is not what was indexed"
+
+
+def test_the_index_keeps_within_its_budget(tmp_path: Path) -> None:
+    """The longest indexed go first, and are not indexed again at once."""
+    source, home = tmp_path / "videos", tmp_path / "home"
+    for folder in (source, home):
+        folder.mkdir()
+    video = make(tmp_path / "0.mp4", 0, seconds=3).read_bytes()
+    for number in range(3):
+        (source / f"{number}.mp4").write_bytes(video)
     index(home, source)
-    assert trio.run(sources) == ["c.mp4"]
+    (folder,) = (home / ".cache/reelfs/search").iterdir()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    budget = sum(path.stat().st_size for path in files) - 1000
+    option = ("-o", f"plugin.search.index_budget={budget}")
+    assert "1 videos dropped: index_budget" in index(home, source, *option)[-1]
+    assert len(list(folder.glob("objects/*/*.search.sqlite"))) == 2
+    again = index(home, source, *option)
+    assert again[0] == "0 videos to look at"
+    assert "dropped" not in again[-1]
 
 
 def test_sidecars_beside_the_videos_serve_another_machine(tmp_path: Path) -> None:
