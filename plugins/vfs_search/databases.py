@@ -55,20 +55,13 @@ async def find(root: Place) -> Databases:
     while waiting and looked < MOST_FOLDERS:
         folder, through = waiting.pop(0)
         looked += 1
-        for name in NAMES:
-            database = await folder.child(name)
-            if database is not None and not database.is_folder:
-                found.append(Found(database, folder.path))
-                break
-        if through:
-            for name, child in (await folder.children()).items():
-                if child.is_folder and name not in _CONTRACT:
-                    waiting.append((child, name in _BETWEEN))
-        else:
-            for name in _BETWEEN:
-                between = await folder.child(name)
-                if between is not None and between.is_folder:
-                    waiting.append((between, True))
+        # One LIST, where asking for each name would be two requests.
+        children = await folder.children()
+        there = [children[name] for name in NAMES if name in children and not children[name].is_folder]
+        found += [Found(database, folder.path) for database in there[:1]]
+        for name, child in children.items():
+            if child.is_folder and (name in _BETWEEN or (through and name not in _CONTRACT)):
+                waiting.append((child, name in _BETWEEN))
     return Databases(tuple(found), not waiting)
 
 
