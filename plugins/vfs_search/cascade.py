@@ -28,6 +28,9 @@ PLACES = 20
 #: A visual score counts by how far it is above what videos that do not show the question score: as many
 #: others as these may show it, too. Where there are no more videos, the floor stands for them.
 COPIES, FLOOR, SOFT = 3, 0.035, 0.02
+#: A further place in a video is shown if it scores so much of the best one there: a replay does, pictures
+#: of one match that look alike do not.
+ECHO = 0.5
 #: The quotient at which a stretch is taken to be as likely the wrong one as the right one, and how fast that
 #: changes. Chosen on the tuning part of tests/bench/search_eval.py alone: what is not in the index came to
 #: 1.55 there at most, and EVEN is 3 % above; of the right ones 5 % are below 1.58, half are above 2.8.
@@ -136,7 +139,10 @@ def visual(
     found = []
     places = align(votes, pictures, question.duration, PLACES)
     usual = _usual(places, len(snapshot.entries))
+    best_of = _best_of(places)
     for one in places:
+        if one.score < ECHO * best_of[one.video]:
+            continue
         best = np.flatnonzero((votes.row == one.row) & np.isclose(votes.score, one.similarity))
         variant = question.names[int(asked[best[0]] % variants)] if len(best) else ""
         window = features.window_names(12)[int(snapshot.columns["windows"][one.row])]
@@ -167,12 +173,17 @@ def visual(
     return found
 
 
-def _usual(places: Sequence[Aligned], videos: int) -> float:
-    """What a video scores that does not show the question. videos: how many there are."""
+def _best_of(places: Iterable[Aligned]) -> dict[int, float]:
+    """The best score in each video."""
     best: dict[int, float] = {}
     for one in places:
         best[one.video] = max(best.get(one.video, 0.0), one.score)
-    scores = sorted(best.values(), reverse=True)
+    return best
+
+
+def _usual(places: Sequence[Aligned], videos: int) -> float:
+    """What a video scores that does not show the question. videos: how many there are."""
+    scores = sorted(_best_of(places).values(), reverse=True)
     if len(scores) > COPIES:
         return scores[COPIES]
     # Fewer videos have so many places among the best that the others have no more than the last of these.
