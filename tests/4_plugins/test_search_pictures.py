@@ -148,7 +148,7 @@ def test_a_muted_portrait_export_is_found_by_its_pictures(on: On) -> None:
 def test_options_choose_among_the_results(on: On) -> None:
     async def ask(runtime: Runtime) -> None:
         whole = await results(runtime, "clip/cuts%2Fmute.mp4@0s-4s/tier:all/min:0")
-        assert len(whole) > 3
+        assert len(whole) >= 3
         one = await results(runtime, "clip/cuts%2Fmute.mp4@0s-4s/tier:all/min:0/limit:1")
         assert [row["path"] for row in one] == [whole[0]["path"]]
         some = await results(runtime, "clip/cuts%2Fmute.mp4@0s-4s/tier:all/min:0/in:cuts")
