@@ -50,18 +50,24 @@ def _listen(where: str) -> socket.socket:
     if where.startswith("unix:"):
         path = Path(where.removeprefix("unix:"))
         path.unlink(missing_ok=True)
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        os.fchmod(made.fileno(), 0o600)
         with address(path) as name:
-            made.bind(name)
-    else:
-        host, port = host_and_port(where)
-        made = socket.socket(
-            socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
-        )
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
-    made.listen(CLIENTS)
+            return _listening(socket.AF_UNIX, name)
+    host, port = host_and_port(where)
+    return _listening(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port))
+
+
+def _listening(family: socket.AddressFamily, name: str | tuple[str, int]) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_UNIX:
+            os.fchmod(made.fileno(), 0o600)  # what bind makes has this mode from the beginning
+        else:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(name)
+        made.listen(CLIENTS)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
