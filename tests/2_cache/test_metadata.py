@@ -248,12 +248,18 @@ def test_while_the_store_is_away_what_was_listed_last_counts(
         assert (await metadata.folder("games/")).files == games.files
         began = trio.current_time()
         assert isinstance(await metadata.find("games/", "x.mp4"), StoredObject)
-        assert await metadata.find("games/", "later.mp4") is None
+        assert await metadata.find("games/", "x@5s.jpg") is None  # nothing of that name was stored by then
+        assert await metadata.find("games/", "xy.mp4.index.sqlite") is None
         assert isinstance(await metadata.find("", "a.mp4"), StoredObject)
         assert list((await metadata.starting("games/deep/", "z")).files) == ["z.mp4"]
         assert trio.current_time() == began  # who comes later does not wait
-        with pytest.raises((Unavailable, trio.TooSlowError)), trio.fail_after(100):
-            await metadata.folder("never/seen/")
+        for ask in (
+            lambda: metadata.folder("never/seen/"),
+            lambda: metadata.find("games/", "later.mp4"),
+            lambda: metadata.starting("games/", "lat"),
+        ):
+            with pytest.raises((Unavailable, trio.TooSlowError)), trio.fail_after(100):
+                await ask()
         clock.now += SILENCE
         store.away = ""
         assert "later.mp4" in (await metadata.folder("games/")).files

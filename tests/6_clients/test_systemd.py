@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import machine
+from tests.docs.doc_pages import blocks
 from tests.faulty_mounts import eventually
 from tests.machine import Machine
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, moto_server
@@ -36,6 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     subprocess.run(["ffmpeg", "-v", "error", *made, video], check=True)
     with moto_server() as server:
         server.fill("videos", {"a.txt": b"stored\n", "game.mp4": video.read_bytes()})
+        server.fill("reel-ballers-users", {"a.txt": b"stored\n"})
         yield server
 
 
@@ -60,6 +63,24 @@ def main_pid(host: Machine, unit: str = UNIT) -> int:
 def mounted(host: Machine, point: str) -> int:
     """How many mounts of ours lie on a folder: two were a stale one below a new one."""
     return len(re.findall(rf" {point} .* fuse\.reelfs ", (host / "proc/1/mountinfo").read_text()))
+
+
+def test_the_readme_makes_a_mount_permanent(host: Machine, keys: str) -> None:
+    (block,) = [b for b in blocks(machine.ROOT / "README.md", "sh") if "test_systemd.py" in b.before]
+    lines = [shlex.split(line) for line in block.body.splitlines()]
+    assert len(lines) <= 3
+    began = time.monotonic()
+    for sudo, command, *words in lines:
+        assert sudo == "sudo"
+        if command == "editor":
+            (host / words[0]).write_text(keys)
+        else:
+            host.run(command, *words)
+    print(f"made permanent in {time.monotonic() - began:.1f} s")
+    assert host.run("cat", f"{POINT}/a.txt").stdout == "stored\n"
+    assert host.run("systemctl", "is-enabled", UNIT).stdout.strip() == "enabled"
+    host.run("systemctl", "disable", "--now", UNIT)
+    host.run("rm", "/etc/reelfs/video.toml", "/etc/reelfs/video.env")
 
 
 def test_a_service_lives_and_dies_as_its_unit_says(host: Machine, server: Server, keys: str) -> None:

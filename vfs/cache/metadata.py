@@ -205,14 +205,14 @@ class Metadata:
                 return None
         while True:
             listing = self._fresh_listing(prefix)
-            if listing is not None and ((found := listing.get(name)) or self._rules_out(listing)):
+            if listing is not None and ((found := listing.get(name)) or self._is_none(listing, name)):
                 return found
             if (point := self._fresh_point(prefix, name)) is not None:
                 return point.value
             for stem, folder in self._know(prefix).stems.items():
                 if name.startswith(stem) and self._is_young(folder):
                     found = folder.get(name)
-                    if found is not None or self._rules_out(folder):
+                    if found is not None or self._is_none(folder, name):
                         return found
             async with self._flight(("point", prefix + name)) as leader:
                 if leader:
@@ -240,18 +240,18 @@ class Metadata:
         while True:
             if (listing := self._fresh_listing(prefix)) is not None:
                 part = _restricted(listing, stem)
-                if part.files or part.folders or self._rules_out(listing):
+                if part.files or part.folders or self._is_none(listing, stem):
                     return part
             for known, kept in self._know(prefix).stems.items():
                 if stem.startswith(known) and self._is_young(kept):
                     part = kept if known == stem else _restricted(kept, stem)
-                    if part.files or part.folders or self._rules_out(kept):
+                    if part.files or part.folders or self._is_none(kept, stem):
                         return part
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
                     try:
                         kept = await self._unless_away(
-                            partial(self._list, prefix, prefix + stem), known=self._knows(prefix, stem)
+                            partial(self._list, prefix, prefix + stem), known=self._knows_some(prefix, stem)
                         )
                     except _Away:
                         continue
@@ -345,9 +345,26 @@ class Metadata:
         self._is_silent, self._silent_until = True, self._clock() + SILENCE
 
     def _knows(self, prefix: str, name: str) -> bool:
-        """Whether anything is known that says what a name is, however old."""
+        """Whether what is known, however old, may stand for an answer about a name."""
         known = self._know(prefix)
-        return known.listing is not None or name in known.points or any(map(name.startswith, known.stems))
+        found = any(version is not None for version in known.versions(name))
+        return found or (known.listing is not None and _belongs(known.listing, name))
+
+    def _knows_some(self, prefix: str, stem: str) -> bool:
+        """The same for the names that start with `stem`."""
+        known = self._know(prefix)
+        folders = (f for s, f in known.stems.items() if stem.startswith(s))
+        return any(
+            (part := _restricted(folder, stem)).files or part.folders or _belongs(folder, stem)
+            for folder in (*([known.listing] if known.listing else ()), *folders)
+        )
+
+    def _is_none(self, listing: Folder, name: str) -> bool:
+        """Whether a name that a listing has not is none. An old listing says so only of what belongs to its
+        files: any other may have come since, and "could not ask" is no absence."""
+        if self._clock() - listing.fetched < self.dir_ttl:
+            return self._rules_out(listing)
+        return _belongs(listing, name)
 
     def confirm(self, stored: StoredObject, when: float) -> None:
         """Bytes of this version were read, asked for at `when`: as good as a HEAD, if it is the one known."""
@@ -496,8 +513,9 @@ class Metadata:
 
         While the store does not answer, what is known must do.
         """
-        away = self._is_quiet() or bool(getattr(self.store, "offline", False))
-        return self._clock() - listing.fetched < self.negative_ttl or away
+        return self._clock() - listing.fetched < self.negative_ttl or bool(
+            getattr(self.store, "offline", False)
+        )
 
     def _add(self, prefix: str, found: Mapping[str, Stored | None]) -> None:
         """Names that came to be since their folder was listed."""
@@ -519,7 +537,8 @@ class Metadata:
         if point is None:
             return None
         ttl = self.negative_ttl if point.value is None else self.dir_ttl
-        return point if self._clock() - point.fetched < ttl or self._is_quiet() else None
+        counts = self._is_quiet() and point.value is not None
+        return point if self._clock() - point.fetched < ttl or counts else None
 
     def _is_fresh(self, key: str) -> bool:
         if self.is_immutable(key):
@@ -581,6 +600,12 @@ def _split(key: str) -> tuple[str, str]:
     """The prefix (with its slash) and the name of a key."""
     cut = key.rfind("/") + 1
     return key[:cut], key[cut:]
+
+
+def _belongs(listing: Folder, name: str) -> bool:
+    """Whether a name would be derived from a file of a listing, or a sidecar of one."""
+    ends = [at for at, character in enumerate(name) if character == "."]
+    return "@" in name or any(name[:at] in listing.files for at in ends)
 
 
 def _version(stored: Stored | None) -> object:
