@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
+from types import MethodType
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import pyfuse3
@@ -77,7 +78,13 @@ def answered(operation: Handler) -> Handler:
         finally:
             self.status.observe("fuse_seconds", time.perf_counter() - started, name)
 
+    handler.bare = getattr(operation, "bare", operation)  # type: ignore[attr-defined]
     return cast(Handler, handler)
+
+
+def inner(handler: Handler) -> Handler:
+    """A handler (bound) without what stands around it, for one that has that around itself already."""
+    return cast(Handler, MethodType(handler.bare, handler.__self__))  # type: ignore[attr-defined]
 
 
 def killable(caller: Caller, patience: float = 1.0) -> Callable[[Handler], Handler]:
@@ -101,6 +108,7 @@ def killable(caller: Caller, patience: float = 1.0) -> Callable[[Handler], Handl
                 raise DeadlineExceeded("took longer than any operation may")
             raise pyfuse3.FUSEError(errno.EINTR)
 
+        handler.bare = operation  # type: ignore[attr-defined]
         return cast(Handler, handler)
 
     return wrap

@@ -18,7 +18,7 @@ import trio
 
 from vfs.errors import ReadOnly, TooBig
 from vfs.fuse import OpenFile
-from vfs.fuse_guard import answered, asker, killable
+from vfs.fuse_guard import answered, asker, inner, killable
 from vfs.fuse_write import WritableAdapter
 from vfs.inodes import Inode
 from vfs.nodes import Bytes, Directory, Inbox
@@ -77,14 +77,14 @@ class InboxAdapter(WritableAdapter):
         """Attributes; of a file that is being dropped, what it is by now."""
         if number in self._dropping:
             return self._attributes(self.inodes[number])
-        return await super().getattr(number, ctx)
+        return await inner(super().getattr)(number, ctx)
 
     @answered
     async def access(self, number: int, mode: int, ctx: RequestContext) -> bool:
         """A folder that takes files may be written to."""
         if number in self._dropping or self._inbox(self.inodes[number].found) is not None:
             return True
-        return await super().access(number, mode, ctx)
+        return await inner(super().access)(number, mode, ctx)
 
     @answered
     @killable(asker)
@@ -95,7 +95,7 @@ class InboxAdapter(WritableAdapter):
         found = self.inodes[parent].found
         inbox = self._inbox(found)
         if inbox is None:
-            return await super().create(parent, name, mode, flags, ctx)
+            return await inner(super().create)(parent, name, mode, flags, ctx)
         text = os.fsdecode(name)
         inode = self.inodes.remember(Found(f"{found.path}/{text}", Bytes(produce=_empty, version=None)))
         return self._begin(inode, inbox, text, ctx.pid), self._attributes(inode)
@@ -117,14 +117,14 @@ class InboxAdapter(WritableAdapter):
         inode = self.inodes[number]
         if flags & os.O_ACCMODE != os.O_RDONLY and (inbox := await self._inbox_of(inode)) is not None:
             return self._begin(inode, inbox, inode.found.name, ctx.pid)
-        return await super().open(number, flags, ctx)
+        return await inner(super().open)(number, flags, ctx)
 
     @answered
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """All of it, or an error. Raises TooBig."""
         dropped = self.files.get(handle)
         if not isinstance(dropped, Dropped):
-            return await super().write(handle, offset, data)
+            return await inner(super().write)(handle, offset, data)
         if offset + len(data) > dropped.inbox.limit:
             raise TooBig(f"{dropped.name}: at most {dropped.inbox.limit} bytes are taken here")
         async with dropped.lock:
@@ -142,7 +142,7 @@ class InboxAdapter(WritableAdapter):
         if dropped is None:
             if not fields.update_size and await self._inbox_of(self.inodes[number]) is not None:
                 return self._attributes(self.inodes[number])
-            return await super().setattr(number, attr, fields, fh, ctx)
+            return await inner(super().setattr)(number, attr, fields, fh, ctx)
         if fields.update_size:
             if attr.st_size > dropped.inbox.limit:
                 raise TooBig(f"{dropped.name}: at most {dropped.inbox.limit} bytes are taken here")
@@ -155,7 +155,7 @@ class InboxAdapter(WritableAdapter):
         """close(2): what there is is handed over, and what is wrong with it said."""
         dropped = self.files.get(handle)
         if not isinstance(dropped, Dropped):
-            await super().flush(handle)
+            await inner(super().flush)(handle)
         elif dropped.size:  # a shell closes a copy of the handle before anything was written
             await self._hand_over(dropped)
 
@@ -171,7 +171,7 @@ class InboxAdapter(WritableAdapter):
         """The last use of an open file has ended."""
         dropped = self.files.get(handle)
         if not isinstance(dropped, Dropped):
-            await super().release(handle)
+            await inner(super().release)(handle)
             return
         del self.files[handle]
         dropped.inode.opened -= 1
@@ -190,7 +190,7 @@ class InboxAdapter(WritableAdapter):
         found = self.inodes[parent].found
         inbox = self._inbox(found)
         if inbox is None:
-            return await super().mkdir(parent, name, mode, ctx)
+            return await inner(super().mkdir)(parent, name, mode, ctx)
         if inbox.make is None:
             raise ReadOnly(f"{found.path}: no folders are made here")
         await inbox.make(os.fsdecode(name))
@@ -201,14 +201,14 @@ class InboxAdapter(WritableAdapter):
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a file."""
         if not await self._removed(parent, name):
-            await super().unlink(parent, name, ctx)
+            await inner(super().unlink)(parent, name, ctx)
 
     @answered
     @killable(asker)
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a folder."""
         if not await self._removed(parent, name):
-            await super().rmdir(parent, name, ctx)
+            await inner(super().rmdir)(parent, name, ctx)
 
     async def _removed(self, parent: int, name: bytes) -> bool:
         """Whether the folder is a made one that took the request. Raises ReadOnly, NotFound."""

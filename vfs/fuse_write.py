@@ -28,7 +28,7 @@ from vfs.errors import (
     Unsupported,
 )
 from vfs.fuse import NAME_MAX, XATTR_PREFIX, Adapter, Look, OpenFile, OpensLayouts
-from vfs.fuse_guard import answered, asker, killable
+from vfs.fuse_guard import answered, asker, inner, killable
 from vfs.fuse_loop import Callers
 from vfs.inodes import Inode, written_identity
 from vfs.nodes import Directory, Symlink
@@ -47,6 +47,8 @@ _USER = "user."
 PENDING_SECONDS = 10.0
 #: Attributes of a stored file that nobody asked the store for may be learnt at any time.
 UNKNOWN_SECONDS = 1.0
+#: What programs are told to read and write at a time: one request carries as much at most (as NFS does).
+BLOCK = int(os.environ.get("BLK", 1 << 20))
 #: A close or fsync of a large file takes the disk, or the store, its time.
 FSYNC_PATIENCE = 2.0
 
@@ -186,6 +188,7 @@ class WritableAdapter(Adapter):
             if not self._drive.rules.allows(stored.key):
                 mode &= ~0o222
             shown.st_mode = stat.S_IFREG | mode
+            shown.st_blksize = BLOCK
         return shown
 
     def _show(self, shown: EntryAttributes, known: Attributes) -> None:
@@ -278,7 +281,7 @@ class WritableAdapter(Adapter):
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """The room there is for what is written: that of the disk it is staged on."""
-        data = await super().statfs(ctx)
+        data = await inner(super().statfs)(ctx)
         free, total = self._drive.files.staging.free()
         data.f_bavail = data.f_bfree = free // data.f_frsize
         data.f_blocks = total // data.f_frsize
@@ -429,7 +432,7 @@ class WritableAdapter(Adapter):
         if not writing and entry is None:
             if (read := _stored(inode.found)) is not None:
                 self._drive.twins.note(read)
-            return await super().open(inode.number, flags, ctx)
+            return await inner(super().open)(inode.number, flags, ctx)
         if writing:
             stored = self._file(inode)
             if await self._drive.metadata.is_outlived(stored):
@@ -472,7 +475,7 @@ class WritableAdapter(Adapter):
         opened = self._opened(self.files, handle)
         entry = opened.entry if isinstance(opened, WrittenFile) else self._entries.get(opened.inode.number)
         if entry is None or (opened.reading is not None and entry.content is None):
-            return await super().read(handle, offset, length)
+            return await inner(super().read)(handle, offset, length)
         data = await self._drive.files.read(entry, offset, length)
         self.status.count("fuse_bytes_read", by=len(data))
         return data
@@ -517,7 +520,7 @@ class WritableAdapter(Adapter):
             entry = self._entries.get(opened.inode.number) if opened.reading is not None else None
             if entry is not None and entry.key:
                 entry = None  # counted for a file without a name alone
-        await super().release(handle)
+        await inner(super().release)(handle)
         if entry is None or opened is None:
             return
         entry.opened -= 1

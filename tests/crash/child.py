@@ -113,6 +113,14 @@ class Drive:
             await self.drive.files.write(entry, at, body[at : at + 25])
         await self.close(entry)
 
+    async def go_on(self, key: str, body: bytes, first: int) -> None:
+        """Closed by one of the programs that have it open, and written on by another."""
+        entry = await self.opened(key, truncate=True)
+        await self.drive.files.write(entry, 0, body[:first])
+        await self.drive.files.flush(entry)
+        await self.drive.files.write(entry, first, body[first:])
+        await self.close(entry)
+
     async def patch(self, key: str, offset: int, data: bytes) -> None:
         """A few bytes in the middle."""
         entry = await self.opened(key)
@@ -192,6 +200,7 @@ async def run(socket_path: str, folder: str, steps: list[tuple[Any, ...]], kill:
                 Rules(clock=trio.current_time),
                 delay=1000.0,
                 trash_seconds=trash,
+                small=50,
                 point=point,
             )
         )

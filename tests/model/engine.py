@@ -31,6 +31,7 @@ from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Kind, Pending, StagedObject
 from vfs.write.rules import Rules
 from vfs.write.session import WriteSession, open_writing
+from vfs.write.staging import SMALL
 
 T = TypeVar("T")
 #: Nothing is sent before it is asked for.
@@ -115,10 +116,10 @@ class HeldStore(MemoryStore):
 class Engine:
     """One mount that writes, and what opens and closes it. Calls are made from the thread that made it."""
 
-    def __init__(self, folder: Path, store: HeldStore, *, single: int = 64 << 20) -> None:
+    def __init__(self, folder: Path, store: HeldStore, *, single: int = 64 << 20, small: int = SMALL) -> None:
         self.folder = folder
         self.store = store
-        self._single = single
+        self._single, self._small = single, small
         self._ready = threading.Event()
         self._over: trio.Event
         self._failure: BaseException | None = None
@@ -155,7 +156,16 @@ class Engine:
             stack.callback(self.metadata.close)
             rules = Rules(clock=trio.current_time)
             self.session = await stack.enter_async_context(
-                open_writing(self.folder, self.store, self.metadata, reader, rules, delay=NEVER, deadline=5.0)
+                open_writing(
+                    self.folder,
+                    self.store,
+                    self.metadata,
+                    reader,
+                    rules,
+                    delay=NEVER,
+                    deadline=5.0,
+                    small=self._small,
+                )
             )
             self.session.uploader._single = self._single
             await self._quiet()

@@ -69,7 +69,7 @@ class Mounted(RuleBasedStateMachine):
 
     def mount(self, folder: Path | None = None) -> Engine:
         self.mounts += 1
-        return Engine(folder or self.root / str(self.mounts), self.store, single=30)
+        return Engine(folder or self.root / str(self.mounts), self.store, single=30, small=24)
 
     def landed(self, key: str, body: bytes | None) -> None:
         if body is not None and body not in self.legal:

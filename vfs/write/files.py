@@ -143,7 +143,10 @@ class Files:
         noted = live.number in self._noted
         before = entry.dirty
         entry.dirty = True
-        at_once = live.size >= NOTED_FROM or companions.is_part(self._pending, entry)
+        is_part = companions.is_part(self._pending, entry)
+        if is_part:
+            live.spill()  # SQLite counts on what it wrote, not on what was closed
+        at_once = live.size >= NOTED_FROM or is_part
         if self._is_named(entry) and (not before if noted else at_once):
             try:
                 await self._journal.put([entry.row()], keep=False)
@@ -161,7 +164,7 @@ class Files:
         if entry.live is not None:
             return entry.live
         if entry.draft is not None:
-            entry.live = (await trio.to_thread.run_sync(entry.draft.copy, limiter=self._threads)).hold()
+            entry.live = (await self._on_disk(entry.draft.size, entry.draft.copy)).hold()
         else:
             entry.live = self.staging.create(entry.origin).hold()
         self._join(entry)

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ import trio
 
 from vfs.errors import NoRoom, ReelfsError
 from vfs.spans import StoredObject
-from vfs.write.staging import journal_room
+from vfs.write.staging import Draft, journal_room
 
 log = logging.getLogger("vfs.write")
 
-#: Of the tables below; another number is another program's.
-VERSION = 1
+#: Of the tables below; another number is another program's. 1 had no contents.
+VERSION, READABLE = 2, (0, 1, 2)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pending (
     ident INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, told TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS known (key TEXT PRIMARY KEY, version TEXT NOT NULL, told TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, told TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS contents (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 #: Attributes of objects that are remembered at most, and notes of one kind.
@@ -41,12 +42,15 @@ MAX_KNOWN, MAX_NOTES = 500_000, 10_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pending name. state: see `pending.Entry`. told: everything else, as JSON can hold it."""
+    """One pending name. state: see `pending.Entry`. told: everything else, as JSON can hold it. held: the
+    staged files it names; what of them is in memory is written with it.
+    """
 
     ident: int
     key: str
     state: str
     told: Mapping[str, Any] = field(default_factory=dict)
+    held: Sequence[Draft] = ()
 
     @property
     def drafts(self) -> list[int]:
@@ -97,6 +101,9 @@ class Journal:
         self._durable = False
         self._named: dict[int, list[int]] = {}  # by file, as the disk has it
         self._uses: Counter[int] = Counter()  # on the disk, or on its way there
+        self._contents: dict[int, int] = {}  # staged files whose bytes are here, as of which change
+        self._stale: list[int] = []  # of those, what goes with the next commit
+        self._synchronous = ""
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
 
@@ -106,7 +113,7 @@ class Journal:
 
     def _open(self, source: str) -> None:
         version = self._db.pragma("user_version")
-        if version not in (0, VERSION):
+        if version not in READABLE:
             raise ReelfsError(
                 f"{self.path} is of another version of reelfs (format {version}, this one writes {VERSION}): "
                 "mount with that one until its queue is empty, or move the folder away"
@@ -148,6 +155,16 @@ class Journal:
         )
         return [json.loads(told) for (told,) in found]
 
+    def bodies(self) -> dict[int, bytes]:
+        """The bytes of staged files that are here, by their number."""
+        found: dict[int, bytes] = dict(self._asked("SELECT number, body FROM contents"))
+        self._contents = dict.fromkeys(found, 0)
+        return found
+
+    def forget_bodies(self, numbers: Iterable[int]) -> None:
+        """These are of no use: they go with what is written next."""
+        self._stale += [number for number in numbers if self._contents.pop(number, None) is not None]
+
     def last_ident(self) -> int:
         """The highest number given to a file so far."""
         told = self._asked("SELECT max(value + 0) FROM about WHERE name='ident'")[0][0]
@@ -183,6 +200,7 @@ class Journal:
         """
         put = _Put(list(rows), list(drop), keep, [(kind, json.dumps(told)) for kind, told in notes])
         put.first = first
+        put.take(self._contents)
         for row in put.rows:
             self._uses.update(row.drafts)
         await self._do(put, durable)
@@ -263,18 +281,27 @@ class Journal:
     def _commit(self, batch: list[Work], durable: bool) -> ReelfsError | None:
         self._point("before-commit")
         try:
-            self._db.pragma("synchronous", "full" if durable else "normal")
+            self._synchronize("full" if durable else "normal")
+            stale = self._stale[:]
             with self._db:
+                if stale:
+                    self._db.executemany("DELETE FROM contents WHERE number=?", [(one,) for one in stale])
                 for work in batch:
                     if not (isinstance(work, _Put) and work.failed):
                         work(self._db)
                 self._point("in-commit")
+            del self._stale[: len(stale)]
         except apsw.Error as error:
             return _translated(error, self.path)
         except Exception as error:
             return ReelfsError(f"the journal {self.path}: {error!r}")
         self._point("after-commit")
         return None
+
+    def _synchronize(self, how: str) -> None:
+        if how != self._synchronous:
+            self._db.pragma("synchronous", how)
+            self._synchronous = how
 
     def _after(self, batch: list[Work], durable: bool, failure: ReelfsError | None) -> None:
         """What a commit means for those who wait for it, and for staged files."""
@@ -297,6 +324,10 @@ class Journal:
     def _written(self, work: Work) -> None:
         if not isinstance(work, _Put):
             return
+        for number, _, change in work.bodies:
+            self._contents[number] = change
+        for number in work.outdated:
+            self._contents.pop(number, None)
         before = [number for ident in work.gone for number in self._named.pop(ident, ())]
         for row in work.rows:
             before += self._named.pop(row.ident, ())
@@ -310,12 +341,14 @@ class Journal:
             if not self._uses[number]:
                 del self._uses[number]
                 free.append(number)
+        self.forget_bodies(free)
         self.released(free)
 
     def close(self, last_ident: int) -> None:
         """Write down what need not be before. Raises ReelfsError; it is closed all the same."""
         try:
             with self._db:
+                self._db.executemany("DELETE FROM contents WHERE number=?", [(one,) for one in self._stale])
                 for work in self._queue:
                     work(self._db)
                 _run(self._db, "INSERT OR REPLACE INTO about VALUES ('ident', ?)", (str(last_ident),))
@@ -333,12 +366,35 @@ class _Put:
         self.first: Callable[[], object] | None = None
         self.failed: ReelfsError | None = None
         self._changed = [(row.ident, _blob(row.key), row.state, json.dumps(row.told)) for row in rows]
+        self.bodies: list[tuple[int, bytes, int]] = []
+        self.outdated: list[int] = []
+
+    def take(self, known: Mapping[int, int]) -> None:
+        """The bytes of what the rows name and is in memory, as they are now; known: what the journal has.
+
+        What it has of one that is a file by now is outdated, but the truth until that is on the disk.
+        """
+        for row in self.rows:
+            for draft in row.held:
+                at = known.get(draft.number)
+                if at == draft.changes:
+                    continue
+                if (body := draft.body) is not None:
+                    self.bodies.append((draft.number, body, draft.changes))
+                elif at is not None and row.state == "closed":
+                    self.outdated.append(draft.number)
 
     def __call__(self, db: apsw.Connection) -> None:
         """Do it."""
-        db.executemany("DELETE FROM pending WHERE ident=?", [(ident,) for ident in self.gone])
+        if self.outdated:
+            db.executemany("DELETE FROM contents WHERE number=?", [(one,) for one in self.outdated])
+        if self.bodies:
+            db.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?)", [one[:2] for one in self.bodies])
+        if self.gone:
+            db.executemany("DELETE FROM pending WHERE ident=?", [(ident,) for ident in self.gone])
         db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)", self._changed)
-        db.executemany("INSERT INTO notes (kind, told) VALUES (?, ?)", self._notes)
+        if self._notes:
+            db.executemany("INSERT INTO notes (kind, told) VALUES (?, ?)", self._notes)
 
 
 class _Done:

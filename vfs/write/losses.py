@@ -119,6 +119,7 @@ class Losses(Besides):
     async def recover(self, staging: Staging) -> Recovered:
         """What the journal has of earlier mounts is pending again. To be called once, first."""
         self.abandoned += [Abandoned(**told) for told in self.journal.notes("upload")]
+        staging.remember(self.journal.bodies())
         drafts: dict[int, Draft] = {}
         kept: list[tuple[str, str]] = []
         changed: list[Entry] = []
@@ -150,12 +151,19 @@ class Losses(Besides):
             files += entry.waiting
             total += entry.size
         await self._recover_databases()
+        self._forget_bodies(staging.forget_bodies(), drafts, all_known=not strange)
         await self._commit(entry for entry in changed if self.pending.get(entry.key) is entry)
         for of, key in kept:
             await self._report({"path": of, "kept": key, "why": "it was being written", "time": stamp()})
         for number in set() if strange else set(staging.numbers()) - self.drafts.keys():
             staging.remove(number)
         return Recovered(files, total, tuple(key for _, key in kept))
+
+    def _forget_bodies(self, left: set[int], drafts: dict[int, Draft], *, all_known: bool) -> None:
+        """Contents that no row needs; of a file that was written to after that, as soon as it is safe."""
+        for number in left & drafts.keys():
+            drafts[number].sync()
+        self.journal.forget_bodies(left if all_known else left & drafts.keys())
 
     async def _recover_databases(self) -> None:
         """Which parts belong together is known when all are there."""
@@ -173,13 +181,13 @@ class Losses(Besides):
 
     async def _is_whole(self, entry: Entry, staging: Staging) -> bool:
         """Whether what a row names is there; a machine that lost power may have lost its last commits."""
-        if isinstance(entry.trying, Draft) and not staging.has(entry.trying.number):
+        if isinstance(entry.trying, Draft) and not staging.has(entry.trying):
             entry.trying = None
-        if entry.live is not None and not staging.has(entry.live.number):
+        if entry.live is not None and not staging.has(entry.live):
             entry.live, entry.dirty = None, False
             if entry.draft is None and entry.origin is None:
                 return await self._not_there(entry)
-        if entry.draft is None or staging.has(entry.draft.number):
+        if entry.draft is None or staging.has(entry.draft):
             return bool(entry.key)
         entry.draft = None
         return entry.live is not None or await self._not_there(entry)

@@ -195,7 +195,8 @@ class Entry:
             "parts": {str(number): version for number, version in self.parts.items()},
             "sent": object_to(self.sent),
         }
-        return Row(self.ident, self.key, "open" if self.live and self.dirty else "closed", told)
+        held = [one for one in (self.draft, self.live, self.trying) if isinstance(one, Draft)]
+        return Row(self.ident, self.key, "open" if self.live and self.dirty else "closed", told, held)
 
     @classmethod
     def from_row(cls, row: Row, staging: Staging, known: dict[int, Draft]) -> Entry:
@@ -203,7 +204,8 @@ class Entry:
         told = row.told
 
         def draft(name: str) -> Draft | None:
-            return _draft_from(told[name], staging, known)
+            written = name == "live" and row.state == "open"
+            return _draft_from(told[name], staging, known, written=written)
 
         entry = cls(row.ident, row.key, Kind(told["kind"]), object_from(told["base"]))
         entry.attributes = Attributes.from_json(told["attributes"])
@@ -230,7 +232,7 @@ def _draft_to(draft: Draft | None) -> list[Any] | None:
     return [draft.number, draft.size, object_to(draft.base), draft.limit, draft.own]
 
 
-def _draft_from(told: Any, staging: Staging, known: dict[int, Draft]) -> Draft | None:
+def _draft_from(told: Any, staging: Staging, known: dict[int, Draft], *, written: bool) -> Draft | None:
     if told is None:
         return None
     number, size, base, limit, own = told
@@ -238,6 +240,7 @@ def _draft_from(told: Any, staging: Staging, known: dict[int, Draft]) -> Draft |
     if draft is None:
         draft = Draft(staging, number, size, object_from(base), limit, [(a, b) for a, b in own])
         known[number] = draft
+        staging.restore(draft, written=written)
     return draft.hold()
 
 

@@ -31,7 +31,7 @@ from vfs.write.losses import Recovered
 from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Pending
 from vfs.write.rules import Rules
-from vfs.write.staging import Staging
+from vfs.write.staging import SMALL, Staging
 from vfs.write.twins import Twins
 from vfs.write.uploader import Uploader, Waiting
 
@@ -141,6 +141,7 @@ async def open_writing(
     limit: int = 0,
     floor: int = 0,
     flush_seconds: float = 0.0,
+    small: int = SMALL,
     point: Callable[[str], object] | None = None,
 ) -> AsyncIterator[WriteSession]:
     """Writing over a store, until the block is left; then what waits is sent for up to `flush_seconds`, and
@@ -153,7 +154,7 @@ async def open_writing(
     assert isinstance(metadata, MergedMetadata)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one for each file that is being written
-    staging = Staging(folder, limit=limit, floor=floor, point=point)
+    staging = Staging(folder, limit=limit, floor=floor, small=small, point=point)
     try:
         journal = Journal(folder, store.url, point)
     except BaseException:

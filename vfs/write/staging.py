@@ -4,6 +4,9 @@ A draft is one content of one file. It may stand on a stored object: then only w
 here, the rest is fetched when it is needed, and before the draft is sent. A *sealed* draft never changes: it
 is what `close` or `fsync` promised. Who writes on writes into a copy of it (blocks are shared where the file
 system can), so an upload never sees half of a later write.
+
+What is small, and stands on nothing, is no file: it is in memory, and in the journal as soon as that names
+it. So one write to the disk makes a small file safe, instead of one for its bytes and one for its name.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ _NAME = re.compile(r"[0-9]+")
 _COPY = 64 << 20
 #: Seconds for which what the drafts take is counted on from what was written, not asked for.
 COUNT_SECONDS = 0.5
+#: A draft of so many bytes at most is kept in memory and in the journal, all of these together to so many.
+SMALL, ALL_SMALL = 64 << 10, 32 << 20
+#: What is written to a file goes to the disk by itself in steps of so many bytes: who closes waits for less.
+STEP = 16 << 20
 #: See `journal_room`.
 JOURNAL_ROOM = 16 << 20
 
@@ -58,6 +65,8 @@ class Draft:
         self.changes = 0
         self._staging = staging
         self._own = list(own)
+        self._body: bytearray | None = None
+        self._counted = 0
         self._descriptor: int | None = None
         self._guard = threading.Lock()
         self._uses = self._users = 0
@@ -74,6 +83,8 @@ class Draft:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
+        if (body := self._body) is not None:
+            return bytes(memoryview(body)[offset : offset + length])
         with self._file() as descriptor:
             data = os.pread(descriptor, length, offset)
         return data if len(data) == length else data + bytes(length - len(data))  # the file may be sparse
@@ -83,15 +94,28 @@ class Draft:
         assert not self.sealed
         self.changes += 1
         end = offset + len(data)
-        with self._staging.room(len(data)), self._file() as descriptor:
+        with self._staging.room(len(data)):
+            if self._is_small(max(end, self.size)):
+                assert self._body is not None
+                self._body.extend(bytes(max(0, offset - self.size)))
+                self._body[offset:end] = data
+            else:
+                self._write(offset, data)
+        self._mark(offset, end)
+        self.size = max(self.size, end)
+
+    def _write(self, offset: int, data: bytes | memoryview) -> None:
+        end = offset + len(data)
+        with self._file() as descriptor:
             try:
                 _write_all(descriptor, data, offset)
             except OSError:
                 if end > self.size:  # nothing may lie beyond the end: a file that grows has zeros there
                     os.ftruncate(descriptor, self.size)
                 raise
-        self._mark(offset, end)
-        self.size = max(self.size, end)
+            if offset // STEP != end // STEP:
+                # Has the kernel begin to write what is in its cache, and wait for nothing.
+                os.posix_fadvise(descriptor, (offset // STEP) * STEP, STEP, os.POSIX_FADV_DONTNEED)
 
     def truncate(self, size: int) -> None:
         """Cut off, or grow by zeros."""
@@ -99,8 +123,14 @@ class Draft:
         self.changes += 1
         self.limit = min(self.limit, size)
         self._own = [(start, min(end, size)) for start, end in self._own if start < size]
-        with self._staging.room(0), self._file() as descriptor:
-            os.ftruncate(descriptor, size)
+        with self._staging.room(0):
+            if self._is_small(size):
+                assert self._body is not None
+                del self._body[size:]
+                self._body.extend(bytes(size - len(self._body)))
+            else:
+                with self._file() as descriptor:
+                    os.ftruncate(descriptor, size)
         self.size = size
 
     def fill(self, offset: int, data: bytes | memoryview) -> None:
@@ -112,7 +142,9 @@ class Draft:
             self._mark(start, end)
 
     def sync(self) -> None:
-        """On the disk, whatever happens to the machine."""
+        """On the disk, whatever happens to the machine. (What is in memory is the journal's to keep.)"""
+        if self._body is not None:
+            return
         self._staging.point("before-sync")
         with self._file() as descriptor:
             os.fdatasync(descriptor)
@@ -128,6 +160,8 @@ class Draft:
         """What a crash left of a draft that was being written, as far as its file tells: its size, and which
         blocks were written to (of a block that was written to in part, the rest counts as written, too).
         """
+        if self._body is not None:
+            return
         with self._file() as descriptor:
             self.size = os.fstat(descriptor).st_size
             self.limit = min(self.limit, self.size)
@@ -147,13 +181,63 @@ class Draft:
         if start < end:
             self._own = merged([*self._own, (start, end)])
 
+    # -- in memory --------------------------------------------------------------------------------------
+
+    @property
+    def body(self) -> bytes | None:
+        """All of it, if it is in memory."""
+        return bytes(self._body) if self._body is not None else None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is in memory, and no file."""
+        return self._body is not None
+
+    def keep(self, body: bytes) -> None:
+        """It is in memory, with this content, which the journal has."""
+        self._body, self.size, self.base, self.limit, self._own = bytearray(body), len(body), None, 0, []
+        self._count(len(body))
+
+    def _is_small(self, size: int) -> bool:
+        """Whether it is in memory and can be with so many bytes. If not, it is a file from here on."""
+        if self._body is None:
+            return False
+        if self._staging.takes_small(size, size - self._counted):
+            self._count(size)
+            return True
+        self.spill()
+        return False
+
+    def spill(self) -> None:
+        """Into a file, where it is none."""
+        body = self._body
+        if body is None:
+            return
+        descriptor = self._staging.make(self.number)
+        try:
+            _write_all(descriptor, memoryview(body), 0)
+        finally:
+            os.close(descriptor)
+        self._body = None
+        self._count(0)
+
+    def _count(self, size: int) -> None:
+        """So many bytes of memory are this draft's."""
+        self._staging.in_memory += size - self._counted
+        self._counted = size
+
     # -- the file ---------------------------------------------------------------------------------------
 
     def copy(self) -> Draft:
         """Another draft with the same content."""
-        twin = self._staging.create(self.base)
-        twin.size, twin.limit, twin._own = self.size, self.limit, list(self._own)
+        body = self._body
+        twin = self._staging.create(self.base, small=body is not None)
         try:
+            if body is not None:
+                twin.write(0, memoryview(body))
+                twin.changes = 0
+                return twin
+            twin.size, twin.limit, twin._own = self.size, self.limit, list(self._own)
             with self._staging.room(0), self._file() as source, twin._file() as target:
                 _copied(source, target, self.size)
         except BaseException:
@@ -181,6 +265,7 @@ class Draft:
     def discard(self) -> None:
         """Remove the file; what reads it reads on."""
         self.seal()
+        self._count(0)
         self._staging.remove(self.number)
 
     @contextlib.contextmanager
@@ -208,8 +293,9 @@ class Staging:
     """A folder of drafts, owner-only, used by one process at a time.
 
     limit: bytes all drafts may take (0 = what the disk has). floor: bytes that stay free on the disk.
-    reclaim: makes room by dropping what is kept for reading only. named: whether the journal names a draft:
-    its file then stays until `released` is told of it. Raises ReelfsError where another process has it.
+    small: bytes a draft in memory may have. reclaim: makes room by dropping what is kept for reading only.
+    named: whether the journal names a draft: its file then stays until `released` is told of it. Raises
+    ReelfsError where another process has it.
     """
 
     reclaim: Callable[[], object] = staticmethod(lambda: None)
@@ -221,10 +307,15 @@ class Staging:
         *,
         limit: int = 0,
         floor: int = 0,
+        small: int = SMALL,
         point: Callable[[str], object] = lambda name: None,
     ) -> None:
         self.folder = folder
         self.point = point
+        #: Bytes of all drafts in memory.
+        self.in_memory = 0
+        self._small = small
+        self._bodies: dict[int, bytes] = {}
         self._doomed: set[int] = set()
         self._limit = limit
         self._floor = floor
@@ -242,23 +333,60 @@ class Staging:
         for stray in folder.glob("[0-9]*-*"):  # of a snapshot of a database that was cut off
             stray.unlink()
         self._last = max(self.numbers(), default=0)
+        disk = os.statvfs(folder)
+        self._all_small = min(ALL_SMALL, disk.f_blocks * disk.f_frsize // 64)
 
     def numbers(self) -> Iterator[int]:
-        """The drafts there are."""
+        """The drafts there are as files."""
         return (int(entry.name) for entry in os.scandir(self.folder) if _NAME.fullmatch(entry.name))
 
-    def create(self, base: StoredObject | None = None) -> Draft:
-        """A new draft: empty, or with the content of a stored object."""
+    def create(self, base: StoredObject | None = None, *, small: bool = True) -> Draft:
+        """A new draft: empty, or with the content of a stored object. small: it may be in memory."""
         self._last += 1
         size = base.size if base else 0
-        path = self.folder / str(self._last)
+        draft = Draft(self, self._last, size, base, size)
+        if small and base is None and self._small:
+            draft.keep(b"")
+            return draft
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            if size:
-                os.truncate(path, size)
+            descriptor = self.make(draft.number)
+            try:
+                os.ftruncate(descriptor, size)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _translated(error) from error
-        return Draft(self, self._last, size, base, size)
+        return draft
+
+    def make(self, number: int) -> int:
+        """A descriptor of the new file of a draft. (One that a crash left there is none of this draft.)"""
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return os.open(self.folder / str(number), flags, 0o600)
+
+    def remember(self, bodies: dict[int, bytes]) -> None:
+        """What the journal has of drafts of an earlier mount."""
+        self._bodies = bodies
+        self._last = max(self._last, *bodies, 0)
+
+    def restore(self, draft: Draft, *, written: bool) -> None:
+        """A draft of an earlier mount gets what the journal has of it. written: it was changed after that:
+        where it is a file, that has more.
+        """
+        body = self._bodies.get(draft.number)
+        if body is None or (written and self._is_file(draft.number)):
+            return
+        del self._bodies[draft.number]
+        (self.folder / str(draft.number)).unlink(missing_ok=True)  # it was only there to be read
+        draft.keep(body)
+
+    def forget_bodies(self) -> set[int]:
+        """Drafts that the journal has something of which is not the whole of them any more."""
+        left, self._bodies = set(self._bodies), {}
+        return left
+
+    def takes_small(self, size: int, more: int) -> bool:
+        """Whether a draft in memory may have so many bytes, `more` than before."""
+        return size <= self._small and self.in_memory + more <= self._all_small
 
     def open(self, number: int) -> int:
         """A descriptor of a draft."""
@@ -269,6 +397,7 @@ class Staging:
 
     def path(self, draft: Draft) -> str:
         """Where a draft is, for a process that reads it."""
+        draft.spill()
         return str(self.folder / str(draft.number))
 
     def remove(self, number: int) -> None:
@@ -284,8 +413,11 @@ class Staging:
         for number in self._doomed.intersection(numbers):
             self.remove(number)
 
-    def has(self, number: int) -> bool:
+    def has(self, draft: Draft) -> bool:
         """Whether a draft is there."""
+        return draft.is_small or self._is_file(draft.number)
+
+    def _is_file(self, number: int) -> bool:
         return (self.folder / str(number)).exists()
 
     @contextlib.contextmanager
@@ -307,7 +439,7 @@ class Staging:
         status = os.statvfs(self.folder)
         # On a disk that is full to the last byte nothing could be removed: that is a row of the journal.
         floor = max(self._floor, journal_room(status.f_blocks * status.f_frsize))
-        if status.f_bavail * status.f_frsize - written < floor:
+        if status.f_bavail * status.f_frsize - written - self.in_memory < floor:
             raise NoRoom(f"the disk of {self.folder} is full: free some, or set cache_dir to a larger one")
         if not self._limit:
             return
@@ -321,8 +453,8 @@ class Staging:
             )
 
     def used(self) -> int:
-        """Bytes all drafts take on the disk."""
-        total = 0
+        """Bytes all drafts take on the disk, in the journal or out of it."""
+        total = self.in_memory
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
