@@ -65,7 +65,7 @@ class Files:
         self._changed = changed
         self._threads = trio.CapacityLimiter(8)
         self._slow_until = -math.inf
-        #: When something was last written (clock seconds).
+        #: When a program last changed something (clock seconds).
         self.written = -math.inf
         self._noted: set[int] = set()  # numbers of live drafts that the journal knows
 

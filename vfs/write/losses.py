@@ -146,8 +146,7 @@ class Losses(Besides):
                 self._dropped.add(entry.ident)
                 continue
             self._put(entry)
-            if entry.trying is not None:
-                entry.due = 0.0  # it may be there: what can be known is known soon
+            self._wake(entry, soon=entry.trying is not None)  # that may be there: what is, is known soon
             files += entry.waiting
             total += entry.size
         await self._recover_databases()

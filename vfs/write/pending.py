@@ -259,6 +259,8 @@ class Pending:
     def __init__(self, dropped: Callable[[Entry], None] = lambda entry: None) -> None:
         self.dropped = dropped
         self.entries: dict[str, Entry] = {}
+        #: Of these, what the store is not known to have.
+        self.unsettled: dict[str, Entry] = {}
         self._inside: dict[str, dict[str, Entry]] = {}
         self._implied: dict[str, Counter[str]] = {}
         self._stored: dict[str, dict[str, float]] = {}
@@ -284,13 +286,14 @@ class Pending:
         entry.settled = entry.stored = None
         if entry.kind is Kind.GONE and entry.key.endswith("/"):
             self._forget_stored(entry)
-        self.entries[entry.key] = entry
+        self.entries[entry.key] = self.unsettled[entry.key] = entry
         self._inside.setdefault(entry.folder, {})[entry.key] = entry
         self._count(entry, 1)
 
     def discard(self, key: str) -> Entry | None:
         """Take out what is under a key."""
         entry = self.entries.pop(key, None)
+        self.unsettled.pop(key, None)
         if entry is None:
             return None
         folder = key[: len(key.removesuffix("/")) - len(key.removesuffix("/").rpartition("/")[2])]
@@ -307,6 +310,8 @@ class Pending:
     def settle(self, entry: Entry, now: float) -> None:
         """The store has it; the folders above it are there from now on by themselves."""
         entry.settled = now
+        if self.unsettled.get(entry.key) is entry:
+            del self.unsettled[entry.key]
         if entry.kind is not Kind.GONE and self.entries.get(entry.key) is entry:
             self._count(entry, -1)
             for above, name in _above(entry.key):

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
+
+import trio
 
 from vfs import names
 from vfs.cache.metadata import Stored
@@ -34,6 +37,13 @@ from vfs.write.twins import Twins
 MAX_MOVED = 100_000
 
 
+class Wake(Protocol):
+    """Told of an entry that waits, or is used no more. soon: there is no need to wait for more of it."""
+
+    def __call__(self, entry: Entry, /, *, soon: bool = False) -> None:
+        """It is to be looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Abandoned:
     """An upload of parts that is of no use any more. upload: its name; None where a crash, or something else,
@@ -56,7 +66,7 @@ class Steps:
         book: Book,
         rules: Rules,
         *,
-        wake: Callable[[Entry], None],
+        wake: Wake,
         sending: Callable[[str], bool],
         twins: Twins,
     ) -> None:
@@ -303,6 +313,7 @@ class Steps:
 
     async def _commit(self, changed: Iterable[Entry]) -> None:
         """Tell the journal of one step, whole: what is new, and what is pending no more."""
+        self.files.written = trio.current_time()
         rows = {entry.ident: entry.row() for entry in changed if self.pending.get(entry.key) is entry}
         dropped, self._dropped = self._dropped - rows.keys(), set()
         notes = [("upload", asdict(one)) for one in self._leaving]

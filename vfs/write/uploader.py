@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ import trio
 from vfs.errors import DeadlineExceeded, ReelfsError
 from vfs.storage.base import Store
 from vfs.write.pending import Entry, Kind
+from vfs.write.schedule import Schedule
 from vfs.write.sending import Sender
 from vfs.write.staging import Draft
 
@@ -32,10 +33,15 @@ Work = Callable[[Entry], Awaitable[None]]
 PER_KEY = 1.0
 #: Keys written to at one time.
 AT_ONCE = 8
-#: While a program writes to the mount (within so many seconds) so few: it waits for the same interpreter.
-WHILE_BUSY, BUSY_SECONDS = 1, 0.3
-#: Everything pending is looked through at most this often (seconds), unless somebody waits for it.
-SCAN_PAUSE = 0.02
+#: While programs change things on the mount (within so many seconds) nothing is sent that is closed for less
+#: than so many times the delay: most of what is sent at once is written over, moved or removed soon. Then so
+#: few at one time: programs wait for the same interpreter.
+BUSY_SECONDS, HELD_BACK, WHILE_BUSY = 0.3, 5, 1
+#: What is due is looked at at most this often (seconds), unless somebody waits for it. What waits for others
+#: is all looked at whenever something was done: with many of them less often.
+PAUSE, PAUSE_PER_BLOCKED = 0.02, 0.0001
+#: How often what is known of what was sent long ago is dropped, seconds.
+FORGET_SECONDS = 10.0
 #: First and longest wait after a failure, seconds.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
@@ -54,8 +60,8 @@ class Waiting:
 
 
 class Uploader(Sender):
-    """What is sent when. delay: seconds a file is left alone after it was closed. deadline: what waits for a
-    file at most. The rest as for `Sender`.
+    """What is sent when. delay: seconds a file is left alone after it was closed, see `HELD_BACK`. deadline:
+    what waits for a file at most. The rest as for `Sender`.
     """
 
     def __init__(self, store: Store, *, delay: float, deadline: float, **settings: Any) -> None:
@@ -64,17 +70,29 @@ class Uploader(Sender):
         self._deadline = deadline
         self._sending: dict[str, Entry] = {}
         self._fetching: set[int] = set()
-        self._blocked: set[int] = set()
+        self._schedule = Schedule()
         self._last: dict[str, float] = {}
         self._planned, self._urgent = math.inf, False
+        self._stirred, self._unblocks, self._forgets = False, 0.0, 0.0
+        self._askers: Mapping[str, Sequence[Entry]] | None = None  # of what is looked at now
+        self._batches: Collection[int] | None = None
         self._news = trio.Event()
         self._rests = trio.Event()
         self._hurried = 0
 
-    def wake(self, entry: Entry) -> None:
-        """Something waits."""
-        entry.due = trio.current_time() + (self._delay if entry.error == "" else 0.0)
-        if entry.due < self._planned:
+    def wake(self, entry: Entry, *, soon: bool = False) -> None:
+        """Something waits, or is used no more."""
+        if entry.is_at_rest():
+            self._add(entry, 0.0)  # nothing is to be sent: that is done in no time
+            return
+        wait = 0.0 if soon or self._hurried or entry.error else self._delay
+        self._add(entry, trio.current_time() + wait)
+
+    def _add(self, entry: Entry, due: float) -> None:
+        entry.due = due
+        self._schedule.add(entry, due)
+        self._stirred = True
+        if due < self._planned or self._schedule.blocked:
             self._news.set()
 
     def is_sending(self, key: str) -> bool:
@@ -84,8 +102,7 @@ class Uploader(Sender):
     def queue(self, below: str = "") -> list[Waiting]:
         """What waits, oldest first."""
         now = time.time()
-        found = self._waiting(below)
-        found.sort(key=lambda entry: entry.since)
+        found = sorted(self._waiting(below), key=lambda entry: entry.since)
         return [
             Waiting(
                 e.key,
@@ -109,32 +126,33 @@ class Uploader(Sender):
     async def flush(self, below: str = "", *, patience: float | None = None) -> list[Waiting]:
         """Send everything at once; what is left when nothing more can be done. patience: seconds at most."""
         before: dict[int, int] = {}
-        for entry in self._waiting(below):
-            entry.due, before[entry.ident] = 0.0, entry.attempts
+        for entry in list(self._waiting(below)):
+            before[entry.ident] = entry.attempts
+            self._add(entry, 0.0)
         with trio.move_on_after(patience if patience is not None else float("inf")), self._hurry():
             while any(self._is_moving(entry, before) for entry in self._waiting(below)) or any(
-                entry.is_at_rest() for entry in self.drive.pending
+                entry.is_at_rest() for entry in self.drive.pending.unsettled.values()
             ):
                 await self._change()
         return self.queue(below)
 
-    def _waiting(self, below: str) -> list[Entry]:
-        pending = self.drive.pending
-        return [e for e in pending if e.settled is None and e.waiting and e.key.startswith(below)]
+    def _waiting(self, below: str) -> Iterator[Entry]:
+        unsettled = self.drive.pending.unsettled.values()
+        return (entry for entry in unsettled if entry.waiting and entry.key.startswith(below))
 
     def _is_moving(self, entry: Entry, before: Mapping[int, int]) -> bool:
         """Whether it was not tried yet since `before`, and waits for nothing that was tried in vain."""
         if entry.key in self._sending or self._news.is_set():
             return True
         has_failed = entry.error and entry.attempts > before.get(entry.ident, 0)
-        return not has_failed and entry.ident not in self._blocked and entry.is_ready()
+        return not has_failed and entry.ident not in self._schedule.blocked and entry.is_ready()
 
     async def wait_for(self, entry: Entry, draft: Draft) -> None:
         """The store has this content (or a later one). Raises the error of the last attempt when it takes
         longer than an operation may.
         """
-        entry.due, self._urgent = 0.0, True
-        self._news.set()
+        self._urgent = True
+        self._add(entry, 0.0)
         with trio.move_on_after(self._deadline) as scope:
             while entry.waiting and entry.key and entry.draft is draft:
                 await self._change()
@@ -150,6 +168,7 @@ class Uploader(Sender):
         await self._rests.wait()
 
     def _changed(self) -> None:
+        self._stirred = True
         self._news.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -167,47 +186,87 @@ class Uploader(Sender):
                 with trio.move_on_after(pause):
                     await self._news.wait()
                 if not self._hurried and not self._urgent:
-                    await trio.sleep(SCAN_PAUSE)
+                    await trio.sleep(PAUSE)
                 self._urgent = False
 
     def _start(self, nursery: trio.Nursery) -> float:
         """Begin what is due; seconds until something else will be."""
-        now, pause = trio.current_time(), 3600.0
+        now = trio.current_time()
+        self._askers = self._batches = None
         while self.drive.abandoned:
             nursery.start_soon(self._abort, self.drive.abandoned.pop())
-        active = [entry for entry in self.drive.pending if entry.settled is None]
-        for entry in active:
-            if entry.is_at_rest() and entry.key not in self._sending:
-                self._begin(entry, self._rest, nursery)
-        waiting = [entry for entry in active if entry.waiting]
-        if not waiting:
-            return pause
-        is_busy = now - self.drive.files.written < BUSY_SECONDS
-        at_once = WHILE_BUSY if is_busy and not self._hurried else AT_ONCE
-        askers = _askers([*self.drive.orphans, *active])
-        batches = {e.batch for e in waiting if e.batch and e.kind is not Kind.GONE}
-        self._blocked.clear()
-        for entry in sorted(waiting, key=lambda e: (e.due, e.ident)):
-            if len(self._sending) >= (at_once if entry.due > 0 else AT_ONCE):
-                pause = min(pause, BUSY_SECONDS)
-                break
-            if entry.key in self._sending or not entry.is_ready():
-                continue
-            is_early = entry.key.endswith("/") and self._is_too_early(entry)
-            if is_early or (entry.kind is Kind.GONE and entry.batch in batches):
-                self._blocked.add(entry.ident)
-                continue
-            if any(asker is not entry for asker in askers.get(entry.key, ())):
-                self._make_way(entry, askers, nursery)
-                continue
-            due = entry.due if not (self._hurried and not entry.error) else 0.0
-            if self._store.remote:
-                due = max(due, self._last.get(entry.key, -PER_KEY) + PER_KEY)
-            if due > now:
-                pause = min(pause, due - now)
-                continue
-            self._begin(entry, self._send, nursery)
-        return pause
+        pause = self._unblock(now)
+        written = self.drive.files.written + BUSY_SECONDS
+        is_busy = now < written and not self._hurried
+        while (due := self._schedule.next_due()) <= now:
+            is_held_back = is_busy and due > 0
+            if is_held_back and now < due + (HELD_BACK - 1) * self._delay:
+                return min(pause, written - now)
+            if len(self._sending) >= (WHILE_BUSY if is_held_back else AT_ONCE):
+                return min(pause, BUSY_SECONDS)
+            self._consider(self._schedule.pop(), now, nursery)
+        return min(pause, due - now, 3600.0)
+
+    def _unblock(self, now: float) -> float:
+        """What waited for others is looked at again; seconds until that is to be done."""
+        if not self._schedule.blocked or not self._stirred:
+            return math.inf
+        if now < self._unblocks and not self._hurried:
+            return self._unblocks - now
+        self._unblocks = now + PAUSE_PER_BLOCKED * len(self._schedule.blocked)
+        self._stirred = False
+        self._schedule.unblock(now)
+        return math.inf
+
+    def _consider(self, entry: Entry, now: float, nursery: trio.Nursery) -> None:
+        """One that is due, if it is still to be sent: it is begun, or put back."""
+        key = entry.key
+        if self.drive.pending.unsettled.get(key) is not entry or key in self._sending:
+            return  # what is being sent is looked at when that is done
+        if entry.is_at_rest():
+            self._begin(entry, self._rest, nursery)
+            return
+        if not entry.waiting or not entry.is_ready():
+            return
+        if self._must_wait(entry, nursery):
+            self._schedule.block(entry)
+            return
+        last = self._last.get(key)
+        if self._store.remote and last is not None and last + PER_KEY > now:
+            self._schedule.add(entry, last + PER_KEY)
+            return
+        self._begin(entry, self._send, nursery)
+
+    def _must_wait(self, entry: Entry, nursery: trio.Nursery) -> bool:
+        """Whether something else is to be done before."""
+        if entry.key.endswith("/") and entry.kind is Kind.GONE and self._is_too_early(entry):
+            return True
+        if entry.kind is Kind.GONE and entry.batch:
+            if self._batches is None:
+                self._batches = self._moving()
+            if entry.batch in self._batches:
+                return True
+        if entry.base is None and entry.trying is None:
+            return False  # the store has nothing there that somebody could need
+        if self._askers is None:
+            self._askers = self._asking()
+        askers = self._askers
+        if not any(asker is not entry for asker in askers.get(entry.key, ())):
+            return False
+        self._make_way(entry, askers, nursery)
+        return True
+
+    def _moving(self) -> set[int]:
+        """Folders' moves of which not everything has arrived."""
+        return {e.batch for e in self._waiting("") if e.batch and e.kind is not Kind.GONE}
+
+    def _asking(self) -> Mapping[str, Sequence[Entry]]:
+        """Who needs what is stored under a key."""
+        found: dict[str, list[Entry]] = {}
+        for entry in (*self.drive.orphans, *self.drive.pending.unsettled.values()):
+            for stored in entry.needs():
+                found.setdefault(stored.key, []).append(entry)
+        return found
 
     def _begin(self, entry: Entry, work: Work, nursery: trio.Nursery) -> None:
         self._sending[entry.key] = entry
@@ -215,7 +274,6 @@ class Uploader(Sender):
 
     def _make_way(self, entry: Entry, askers: Mapping[str, Sequence[Entry]], nursery: trio.Nursery) -> None:
         """Something here is still to be read from what is to be replaced, or removed."""
-        self._blocked.add(entry.ident)
         if entry.due > trio.current_time() and entry.error:
             return
         if entry.needs() and self._is_circle(entry, askers):
@@ -241,9 +299,9 @@ class Uploader(Sender):
 
     def _is_too_early(self, entry: Entry) -> bool:
         """A folder goes after what is in it."""
-        return entry.kind is Kind.GONE and any(
-            below.settled is None and below.waiting for below in self.drive.pending.below(entry.key)
-        )
+        folder = entry.key
+        unsettled = self.drive.pending.unsettled.items()
+        return any(below.waiting for key, below in unsettled if key.startswith(folder) and key != folder)
 
     def _is_circle(self, entry: Entry, askers: Mapping[str, Sequence[Entry]]) -> bool:
         """Whether what this one waits for waits, in the end, for this one."""
@@ -281,11 +339,17 @@ class Uploader(Sender):
         finally:
             self._sending.pop(key, None)
             self._last[key] = trio.current_time()
+            for left in {entry.key: entry, key: self.drive.pending.active(key)}.values():
+                if left is not None and left.settled is None:
+                    self._schedule.add(left, left.due)
             self._changed()
 
     def _forget_old(self) -> None:
         """Settled entries that every listing knows of by now; times of keys."""
         now = trio.current_time()
+        if now < self._forgets:
+            return
+        self._forgets = now + FORGET_SECONDS
         self.drive.pending.expire(now - self.drive.metadata.dir_ttl - 60.0)
         if len(self._last) > 10_000:
             self._last = {key: at for key, at in self._last.items() if now - at < PER_KEY}
@@ -303,12 +367,3 @@ class _Hurry:
 
     def __exit__(self, *error: object) -> None:
         self._uploader._hurried -= 1
-
-
-def _askers(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """Who needs what is stored under a key."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        for stored in entry.needs():
-            found.setdefault(stored.key, []).append(entry)
-    return found
