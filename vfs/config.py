@@ -166,7 +166,10 @@ class WriteRules(_Table):
     fsync: Literal["store", "local"] = Field(
         default="store", description="what fsync waits for: the store, or the journal on the local disk"
     )
-    delay: Seconds = Field(default=1.0, description="a closed file is left alone this long before it is sent")
+    delay: Seconds = Field(
+        default=1.0,
+        description="a closed file is left alone so long, then sent; while programs write 5 times that",
+    )
     dir: OptionalPath = Field(
         default=None, description="folder of the journal and of what is not sent yet (default: cache_dir)"
     )

@@ -30,7 +30,8 @@ Work = Callable[[Path], None]
 
 def writing() -> list[Row]:
     """The server does as R2, without a delay; medians of 3 rounds in turn. rclone mount runs with
-    `--vfs-cache-mode full`: its fsync waits for nothing, as ours does with `write.fsync=local`.
+    `--vfs-cache-mode full`: its fsync waits for nothing, as ours does with `write.fsync=local`. It also puts
+    nothing on the disk when a file is closed; ours does: the floor is what this disk takes for that alone.
     """
     with tempfile.TemporaryDirectory(dir=folder()) as room:
         base = Path(room)
@@ -44,7 +45,7 @@ def writing() -> list[Row]:
             "cp of 1 GiB": lambda point: _copy(source, point),
         }
         times: dict[tuple[str, str], list[float]] = {}
-        stored: list[float] = []
+        rows = _floor(base)
         for number in range(ROUNDS):
             for name, peer in (
                 ("ours", _ours),
@@ -60,10 +61,7 @@ def writing() -> list[Row]:
                             began = time.perf_counter()
                             work(point)
                             times.setdefault((name, what), []).append(time.perf_counter() - began)
-                        began = time.perf_counter()
-                    stored.append(time.perf_counter() - began)
                 shutil.rmtree(place)
-    rows: list[Row] = []
     for what in works:
         theirs = middle(times["rclone", what])
         rows.append(at_least(f"{what}, of rclone mount", theirs / middle(times["ours", what]), 1))
@@ -72,6 +70,42 @@ def writing() -> list[Row]:
         rows.append(figure(f"{what}: ours", middle(times["ours", what]), "s"))
         rows.append(figure(f"{what}: rclone mount", theirs, "s"))
     return rows
+
+
+def _floor(base: Path) -> list[Row]:
+    """What the disk takes for the promise of `close`, whoever makes it."""
+    began = time.perf_counter()
+    for number in range(SMALL_FILES):
+        _synced(base / f"floor-{number}", b"x" * 15_000)
+    new = (time.perf_counter() - began) / SMALL_FILES
+    log = base / "floor-log"
+    _synced(log, bytes(16_384 * SMALL_FILES))
+    descriptor = os.open(log, os.O_WRONLY)
+    began = time.perf_counter()
+    for number in range(SMALL_FILES):
+        os.pwrite(descriptor, b"x" * 16_384, number * 16_384)
+        os.fdatasync(descriptor)
+    over = (time.perf_counter() - began) / SMALL_FILES
+    os.close(descriptor)
+    began = time.perf_counter()
+    with (base / "floor-large").open("wb") as file:
+        for _ in range(COPY // (16 << 20)):
+            file.write(bytes(16 << 20))
+        os.fdatasync(file.fileno())
+    large = time.perf_counter() - began
+    (base / "floor-large").unlink()
+    return [
+        figure("floor: a new file of 15 KB, synced", new * 1e3, "ms"),
+        figure("floor: 16 KB of a log, synced", over * 1e3, "ms"),
+        figure("floor: 1 GiB written and synced", large, "s"),
+    ]
+
+
+def _synced(path: Path, body: bytes) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.write(descriptor, body)
+    os.fdatasync(descriptor)
+    os.close(descriptor)
 
 
 @contextlib.contextmanager
