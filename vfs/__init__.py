@@ -33,10 +33,11 @@ from vfs.hookspecs import Asked, Command, Indexer, MountCommand, hookimpl
 from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescape
 from vfs.nodes import Bytes, Directory, Inbox, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
-from vfs.vectors import Descriptor, VectorIndex
+from vfs.vectors import Descriptor, VectorIndex, Vectors
 from vfs.views import Place, SmallFiles, View
 
 if TYPE_CHECKING:
+    from vfs.arguments import ConfigOption, JsonOption, SettingOptions
     from vfs.config import Settings
     from vfs.controlclient import ask_mount
     from vfs.plugins import Plugins
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 #: Names whose modules cost an import (trio, pydantic) that a worker process or a plugin may never need.
 _LATE = {
     "MAX_DATABASE": "vfs.rows",
+    "ConfigOption": "vfs.arguments",
+    "JsonOption": "vfs.arguments",
+    "SettingOptions": "vfs.arguments",
     "Settings": "vfs.config",
     "Plugins": "vfs.plugins",
     "Runtime": "vfs.runtime",
@@ -86,6 +90,7 @@ __all__ = [
     "Bytes",
     "Command",
     "ConfigError",
+    "ConfigOption",
     "Damaged",
     "DeadlineExceeded",
     "Denied",
@@ -98,6 +103,7 @@ __all__ = [
     "Indexer",
     "Inline",
     "IsADirectory",
+    "JsonOption",
     "Layout",
     "Malformed",
     "MediaError",
@@ -116,6 +122,7 @@ __all__ = [
     "ReelfsError",
     "Runtime",
     "Selection",
+    "SettingOptions",
     "Settings",
     "SmallFiles",
     "Source",
@@ -131,6 +138,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
     "VectorIndex",
+    "Vectors",
     "View",
     "WorkerFailed",
     "WorkerFile",

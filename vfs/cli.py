@@ -16,6 +16,7 @@ import typer
 import typer.core
 
 from vfs import cli_mounts, cli_plugin, cli_service
+from vfs.arguments import ConfigOption, JsonOption, SettingOptions
 from vfs.errors import ConfigError, ReelfsError
 from vfs.terminal import (
     EXIT_BROKEN_PIPE,
@@ -104,14 +105,6 @@ def _root(
     pass
 
 
-ConfigOption = Annotated[
-    str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting, by its name in the configuration file."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 First = Annotated[str, typer.Argument(metavar="PATH|SOURCE", help="A path on a mount, or a source.")]
 Second = Annotated[
     str | None, typer.Argument(metavar="[PATH]", help="A path in SOURCE, which need not be mounted.")
@@ -150,7 +143,7 @@ def mount(
     ] = None,
     log_level: Annotated[Text, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
     log_file: Annotated[Text, typer.Option(metavar="FILE", help="Log to this file.")] = None,
-    options: Options = None,
+    options: SettingOptions = None,
 ) -> None:
     """Mount SOURCE on MOUNTPOINT; returns when the mount answers."""
     given = {name: value for name, value in locals().items() if name not in ("config", "options")}
@@ -211,9 +204,9 @@ def ls(
     first: First,
     path: Second = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Sizes and dates too.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
-    options: Options = None,
+    options: SettingOptions = None,
 ) -> None:
     """List a folder, mounted or not."""
 
@@ -240,9 +233,9 @@ def _long_line(entry: Entry) -> str:
 def stat(
     first: First,
     path: Second = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
-    options: Options = None,
+    options: SettingOptions = None,
 ) -> None:
     """Show size, time, version and attributes of a path."""
 
@@ -261,7 +254,9 @@ def stat(
 
 
 @app.command()
-def cat(first: First, path: Second = None, config: ConfigOption = None, options: Options = None) -> None:
+def cat(
+    first: First, path: Second = None, config: ConfigOption = None, options: SettingOptions = None
+) -> None:
     """Write a file to stdout, mounted or not."""
 
     async def run(files: Files, where: str) -> None:
@@ -277,9 +272,9 @@ def cat(first: First, path: Second = None, config: ConfigOption = None, options:
 def explain(
     first: First,
     path: Second = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
-    options: Options = None,
+    options: SettingOptions = None,
 ) -> None:
     """Say what reading a path will fetch and cost, before anything of it is read."""
 
@@ -296,7 +291,7 @@ def explain(
 
 
 @app.command()
-def plugins(as_json: Json = False, config: ConfigOption = None, options: Options = None) -> None:
+def plugins(as_json: JsonOption = False, config: ConfigOption = None, options: SettingOptions = None) -> None:
     """List the plugins and what became of them."""
     from dataclasses import asdict
 
@@ -315,9 +310,9 @@ def doctor(
     mountpoint: Annotated[
         Text, typer.Argument(metavar="[MOUNTPOINT]", help="Check this mountpoint too.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
-    options: Options = None,
+    options: SettingOptions = None,
 ) -> None:
     """Check what a mount needs, and say how to mend what is missing."""
     from dataclasses import asdict

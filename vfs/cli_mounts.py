@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vfs.arguments import ConfigOption, JsonOption
 from vfs.terminal import print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ Anywhere = Annotated[str, typer.Argument(metavar="PATH|SOURCE", help="A path on 
 Second = Annotated[
     str | None, typer.Argument(metavar="[PATH]", help="A path in SOURCE, which need not be mounted.")
 ]
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -94,7 +93,7 @@ def _watch(look: Callable[[], Any], text: Callable[..., str], interval: float, c
                 time.sleep(interval)
 
 
-def status(where: Where = None, as_json: Json = False) -> None:
+def status(where: Where = None, as_json: JsonOption = False) -> None:
     """Show what a mount does and what it has cost."""
     client, _ = _client(where)
     with client:
@@ -125,7 +124,7 @@ def watch(where: Where = None) -> None:
         )
 
 
-def forget(where: Where = None, as_json: Json = False) -> None:
+def forget(where: Where = None, as_json: JsonOption = False) -> None:
     """Drop what the caches hold of PATH, in memory and on disk."""
     from vfs.units import human_size
 
@@ -138,7 +137,7 @@ def forget(where: Where = None, as_json: Json = False) -> None:
         print_line(f"{human_size(told['bytes'])} dropped")
 
 
-def warm(path: Path, as_json: Json = False) -> None:
+def warm(path: Path, as_json: JsonOption = False) -> None:
     """Fetch PATH (a file, a folder, or a range as x.mp4@60s-90s) into the cache, ahead of its readers."""
     from vfs.units import human_size
 
@@ -164,7 +163,7 @@ class _Bar:
         self._done = done
 
 
-def flush(where: Where = None, as_json: Json = False, config: Config = None) -> None:
+def flush(where: Where = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Wait until everything written to a mount is in the store. With --config, to what that file mounts."""
     from vfs.errors import ReelfsError
 
@@ -247,7 +246,7 @@ def _undeleted(source: str, path: str) -> list[str]:
     return trio.run(work)
 
 
-def queue(where: Where = None, as_json: Json = False) -> None:
+def queue(where: Where = None, as_json: JsonOption = False) -> None:
     """Show what was written to a mount and is not in the store yet."""
     from vfs.units import human_size, visible
 

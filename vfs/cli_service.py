@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vfs.arguments import SettingOptions
 from vfs.terminal import print_line
 
 service = typer.Typer(
@@ -31,9 +32,7 @@ def install(
     root: Root = "/",
     replace: Annotated[bool, typer.Option("--replace", help="Write over one of that name.")] = False,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Mount now, too.")] = True,
-    options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting.")
-    ] = None,
+    options: SettingOptions = None,
 ) -> None:
     """Write settings and unit of a mount, enable it, and start it."""
     from pathlib import Path

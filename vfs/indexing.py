@@ -23,6 +23,7 @@ from urllib.parse import unquote
 import trio
 import typer
 
+from vfs.arguments import ConfigOption, SettingOptions
 from vfs.config import Settings
 from vfs.errors import ConfigError, ReadOnly
 from vfs.hookspecs import Indexer
@@ -80,12 +81,8 @@ def index(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, metavar="N", help="Processes.")] = 2,
     again: Annotated[bool, typer.Option("--again", help="Look at what is done already, too.")] = False,
-    config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")
-    ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting.")
-    ] = None,
+    config: ConfigOption = None,
+    options: SettingOptions = None,
 ) -> None:
     """Make the indexes that files of SOURCE lack: frames are found at once, and `search/` finds pictures."""
     settings = Settings.load({"source": source}, options=options or (), config=config)

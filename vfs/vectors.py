@@ -23,23 +23,28 @@ class Descriptor:
     function: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Vectors:
+    """What is searched in.
+
+    rows: (N, D), uint8, mapped from disk, not of length 1. alive: (N,), False for rows that are not to be
+    found. generation: changes whenever `rows` do, so that what was built of them can be kept.
+    """
+
+    generation: str
+    rows: NDArray[Any]
+    alive: NDArray[Any]
+
+
 class VectorIndex(Protocol):
     """Finds the nearest vectors in place of a scan: an approximate index, a server."""
 
     name: str
 
     def nearest(
-        self,
-        generation: str,
-        vectors: NDArray[Any],
-        alive: NDArray[Any],
-        queries: NDArray[Any],
-        k: int,
-        least: float,
+        self, vectors: Vectors, queries: NDArray[Any], k: int, least: float
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """(queries, k) row numbers (-1 = none) and cosines, best first, of rows that are alive.
 
-        generation: changes whenever `vectors` do, so that what was built can be kept. vectors: (N, D), uint8,
-        mapped from disk, not of length 1. queries: (Q, D), float32, of length 1. least: cosines below do not
-        count. Called in a thread.
+        queries: (Q, D), float32, of length 1. least: cosines below do not count. Called in a thread.
         """

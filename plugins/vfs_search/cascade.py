@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vfs import Vectors
 from vfs_search import engine, features, hashes, landmarks
 from vfs_search.align import VOTE, Aligned, Vote, align
 from vfs_search.catalog import Snapshot
@@ -111,9 +112,8 @@ def _nearest(
     """By the index of another plugin where there is one."""
     if snapshot.engine is None:
         return engine.nearest(snapshot.columns.__getitem__, alive, queries, k, least, snapshot.lists)
-    vectors = snapshot.columns["grad512"]
-    rows, scores = snapshot.engine.nearest(snapshot.generation, vectors, alive, queries, k, least)
-    return engine.Nearest(rows, scores)
+    vectors = Vectors(snapshot.generation, snapshot.columns["grad512"], alive)
+    return engine.Nearest(*snapshot.engine.nearest(vectors, queries, k, least))
 
 
 def visual(

@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from vfs import ConfigError, Malformed, NotFound, Runtime, Settings, in_trio, open_runtime
+from vfs import (
+    ConfigError,
+    ConfigOption,
+    JsonOption,
+    Malformed,
+    NotFound,
+    Runtime,
+    SettingOptions,
+    Settings,
+    in_trio,
+    open_runtime,
+)
 from vfs_search.local import Dropped
 from vfs_search.options import Options
 from vfs_search.results import JSON, STATUS
@@ -25,13 +36,9 @@ def search(
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="Look for this picture or video.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")
-    ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="KEY=VALUE,...", help="Any setting.")
-    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    options: SettingOptions = None,
 ) -> None:
     """Search SOURCE by words, by a moment of one of its videos, or by a file; nothing need be mounted."""
     if (query is None) == (image is None):

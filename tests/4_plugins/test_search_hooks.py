@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
-from numpy.typing import NDArray
 from vfs_search import engine, sidecar
+from vfs_search.catalog import norms
 from vfs_search.indexer import Pictures
 from vfs_search.options import Options
 
@@ -20,7 +20,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from search_media import make, transform
 
-from vfs import ConfigError, Descriptor, Malformed, Runtime, Settings, VectorIndex, hookimpl, open_runtime
+from vfs import (
+    ConfigError,
+    Descriptor,
+    Malformed,
+    Runtime,
+    Settings,
+    VectorIndex,
+    Vectors,
+    hookimpl,
+    open_runtime,
+)
 
 
 class Counting:
@@ -31,20 +41,9 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def nearest(
-        self,
-        generation: str,
-        vectors: NDArray[Any],
-        alive: NDArray[Any],
-        queries: NDArray[Any],
-        k: int,
-        least: float,
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        self.asked.append(generation)
-        lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
-        near = engine.exact(
-            vectors, 1 / np.maximum(lengths, 1e-6).astype(np.float32), alive, queries, k, least
-        )
+    def nearest(self, vectors: Vectors, queries: Any, k: int, least: float) -> tuple[Any, Any]:
+        self.asked.append(vectors.generation)
+        near = engine.exact(vectors.rows, norms(vectors.rows), vectors.alive, queries, k, least)
         return near.rows, near.scores
 
 
