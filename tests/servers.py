@@ -176,7 +176,7 @@ class R2(Server):
         self._ask("DELETE", "faults")
 
     def option(self, **options: object) -> None:
-        """rate: at most one write a second and key. etags: `md5` or `random`."""
+        """Change how it behaves: see `tests.r2.operations.Service`, and `tests.r2.admission`."""
         self._ask("POST", "options", options)
 
     def log(self) -> list[Entry]:

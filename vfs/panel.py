@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vfs.errors import NotFound, ReelfsError, Stale
 from vfs.nodes import Node
-from vfs.views import Opens, Place, View
+from vfs.views import Opens, Place, Reserves, View
 
 log = logging.getLogger("vfs.panel")
 
@@ -32,6 +32,8 @@ class Panel:
     def __init__(self, views: Sequence[View], reports: Reports) -> None:
         self.views = tuple(views)
         self.reports = reports
+        #: Names at the root that are a view's own.
+        self.reserved = frozenset(n for view in views if isinstance(view, Reserves) for n in view.reserved)
 
     def of(self, place: Place) -> list[View]:
         """The views that apply to a place."""

@@ -285,6 +285,8 @@ async def open_runtime(
                 "control": (lambda found: not found.path and control.path is not None, socket_path),
             },
         )
+        if writing is not None:
+            writing.drive.rules.reserved = tree.reserved
         changes = Changes(metadata.forget_at)
         metadata.noticed = partial(_tell_noticed, changes)
         Operations(settings, control, tree, reader, blocks, status, changes, writing, readers).add()

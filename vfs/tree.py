@@ -1,7 +1,8 @@
 """Paths to nodes: stored objects merged with what the views derive. No inode, handle, errno or kernel here.
 
 Order of precedence for a name in a stored folder: the stored child, the companion directory `FILE@/`, the
-derived sibling `NAME@SEL.FMT`, then what the views of the folder answer. A real key always wins.
+derived sibling `NAME@SEL.FMT`, then what the views of the folder answer. A real key always wins, but for the
+few names that a view reserves at the root.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ class Tree:
         self._show_derived = show_derived
         self._exposed = exposed or {}
         self._plain: dict[StoredObject, None] = {}
+        #: Names of the root at which nothing can be stored.
+        self.reserved = self._panel.reserved
         services.paths.node = self._node_at
 
     # -- the interface of the adapters ------------------------------------------------------------------
@@ -135,7 +138,7 @@ class Tree:
         place = parent.place
         try:
             if place is not None and place.is_folder:
-                found = await self._in_folder(place, name)
+                found = await self._in_folder(place, name) or await self._in_shared(place, name)
             else:
                 found = await self._in_directory(parent, parent.node, name)
             if found is None:
@@ -244,8 +247,8 @@ class Tree:
             return await self._in_folder_once(place, name)
 
     async def _in_folder_once(self, place: StoredPlace, name: str) -> Found | None:
-        if not place.path and (node := await self._control(place, name)) is not None:
-            return self._derived(name, node, (), 0.0)
+        if not place.path and (found := await self._reserved(place, name)) is not None:
+            return found
         if (cut := names.split_derived(name)) is None:
             stored = await self._metadata.find(place.prefix, name)
             if stored is not None and not await self._metadata.is_left_over(place.prefix, name, stored):
@@ -261,15 +264,28 @@ class Tree:
         node = await self._panel.resolve(place, name)
         return self._derived(_join(place.path, name), node, (), self._ttl(place)) if node else None
 
-    async def _control(self, root: StoredPlace, name: str) -> Node | None:
-        """`.reelfs` and its like: hidden names of the root that views answer, also while the store is away.
-
-        The last listing of the root, however old, says whether a real key has that name.
-        """
-        listing = self._metadata.listings().get("")
-        if not name.startswith(".") or listing is None or listing.get(name) is not None:
+    async def _reserved(self, root: StoredPlace, name: str) -> Found | None:
+        """`.reelfs` and its like: names of the root that are a view's own, also while the store is away."""
+        if name not in self._panel.reserved or (node := await self._panel.resolve(root, name)) is None:
             return None
-        return await self._panel.resolve(root, name)
+        listing = self._metadata.listings().get("")
+        if listing is not None and listing.get(name) is not None:
+            self._reports.collision(name, f"the mount's own name hides a real key: see .raw/{name}")
+        return self._derived(name, node, (), 0.0)
+
+    async def _in_shared(self, place: StoredPlace, name: str) -> Found | None:
+        """A name that a stored folder has not, of a directory of a view with the same name at the root."""
+        if not place.path or "/" in place.path:
+            return None
+        root = StoredPlace.root(self._services)
+        try:
+            node = await self._panel.resolve(root, place.path)
+        except ReelfsError:
+            return None  # reported; what is stored here is none of that view's
+        if not isinstance(node, Directory):
+            return None
+        self._reports.collision(place.path, "a real folder: what is made stands beside what is stored")
+        return await self._in_directory(self._derived(place.path, node, (), self._ttl(root)), node, name)
 
     async def _sibling(
         self, place: StoredPlace, name: str, files: Mapping[str, StoredObject]
@@ -304,6 +320,9 @@ class Tree:
             for name, file in listing.files.items():
                 if name + "@" not in found and self._panel.of(place.file(file)):
                     found[name + "@"] = self._directory_of(place.file(file), _join(place.path, name + "@"))
+        for name in self._panel.reserved & found.keys() if not place.path else ():
+            if (own := await self._reserved(place, name)) is not None:
+                found[name] = own
         derived, _ = await self._panel.entries(place)
         for name, node in derived.items():
             if name in found:

@@ -153,6 +153,18 @@ class Opens(Protocol):
         """
 
 
+@runtime_checkable
+class Reserves(Protocol):
+    """A view with names at the root of a mount that are its own, also where a key has one of them.
+
+    For what has to be reachable whatever is stored. A collision is reported, and what is stored stands below
+    `.raw/`. (Any other name of a view yields to a stored file; of a folder that is stored under the name of a
+    directory of a view, the names that are not stored are the view's.)
+    """
+
+    reserved: frozenset[str]
+
+
 class View(Protocol):
     """One way of deriving names from stored files or folders."""
 

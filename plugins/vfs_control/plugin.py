@@ -47,6 +47,8 @@ class Control:
     """The view: two names at the root of the mount, neither of them listed."""
 
     name = "control"
+    #: Whatever is stored: a mount that has a key `.reelfs` can still be asked what it is doing.
+    reserved = frozenset({STATUS_FOLDER, RAW_FOLDER})
 
     def __init__(self, files: Callable[[], Mapping[str, Make]]) -> None:
         self._files = files

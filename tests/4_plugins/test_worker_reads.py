@@ -238,20 +238,25 @@ def test_a_source_that_stalls_lets_others_work() -> None:
 
 
 def test_cancelling_ends_the_stream() -> None:
-    ended = trio.Event()
+    under_way, ended = trio.Event(), trio.Event()
 
     async def before(at: int) -> None:
         if at > 1_000_000:
+            under_way.set()
             try:
                 await trio.sleep_forever()
             finally:
                 ended.set()
 
+    async def job() -> None:
+        await in_worker(digest_expected, source=Stored(before).source(ahead=len(DATA)))
+
     async def body() -> None:
-        await in_worker(os.getpid)
-        with trio.move_on_after(0.5):
-            await in_worker(digest_expected, source=Stored(before).source(ahead=len(DATA)))
-        await ended.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job)
+            await under_way.wait()
+            nursery.cancel_scope.cancel()
+        assert ended.is_set()
 
     run(body)
 

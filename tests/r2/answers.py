@@ -26,10 +26,9 @@ def headers_of(stored: Stored) -> dict[str, str]:
 def error(refusal: Refusal, request: Request) -> Answer:
     """A refusal as S3 tells it; R2's number stands in the message."""
     number = f" ({refusal.number})" if refusal.number else ""
-    told = f"<Code>{refusal.code}</Code><Message>{escape(str(refusal))}{number}</Message>"
-    return replace(
-        xml(f"<Error>{told}<Resource>{escape(request.raw_key)}</Resource></Error>"), status=refusal.status
-    )
+    told = f"<Code>{refusal.code}</Code><Message>{escape(str(refusal))}{number}</Message>{refusal.detail}"
+    answer = xml(f"<Error>{told}<Resource>{escape(request.raw_key)}</Resource></Error>")
+    return replace(answer, status=refusal.status, headers={**answer.headers, **refusal.headers})
 
 
 def xml(told: str) -> Answer:

@@ -21,6 +21,9 @@ from dataclasses import replace
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
+import anycrc
+
+from tests.r2.admission import check_admission
 from tests.r2.answers import child, elements, headers_of, iso, listed, result, text, xml
 from tests.r2.rules import (
     check_parts,
@@ -37,16 +40,19 @@ from tests.r2.state import Part, Piece, State, Stored, Upload, identity
 from tests.r2.wire import Answer, Refusal, Request, Window
 
 MOST_COPIED = 5 << 30
+_CRC64 = anycrc.Model("CRC64-NVME")
 
 
 class Service:
     """The operations over a state. rate: refuse a second write to a key within a second. etags: `md5`, or
-    `random` as R2 says of them nothing that a client may rely on.
+    `random` as R2 says of them nothing that a client may rely on. sums: tell the CRC-64/NVME of an object
+    that is read whole, to who asks for it. The others: see `admission`.
     """
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.options: dict[str, object] = {"rate": False, "etags": "md5"}
+        self.options: dict[str, object] = {"rate": False, "etags": "md5", "sums": True}
+        self.options |= {"region": "", "refuse": "redirect", "token": ""}
         self._wrote: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
 
@@ -77,6 +83,7 @@ class Service:
     def answer(self, operation: str, request: Request) -> Answer:
         """Do it. Raises Refusal."""
         check_signed(request)
+        check_admission(request, self.options)
         encoding = request.headers.get("content-encoding", "")
         if "aws-chunked" in encoding or "x-amz-trailer" in request.headers:
             raise Refusal(501, "NotImplemented", "STREAMING-UNSIGNED-PAYLOAD-TRAILER not implemented")
@@ -166,6 +173,8 @@ class Service:
             return Answer(200, told | {"Content-Length": str(stored.size)})
         window = window_of(headers.get("range", ""), stored.size)
         if window is None:
+            if self.options["sums"] and headers.get("x-amz-checksum-mode") == "ENABLED":
+                told |= {"x-amz-checksum-crc64nvme": self._sum(stored), "x-amz-checksum-type": "FULL_OBJECT"}
             return Answer(200, told, self._windows(stored, 0, stored.size))
         start, stop = window
         told["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size}"
@@ -181,6 +190,14 @@ class Service:
         """The files that hold these bytes."""
         pieces = cut(stored.pieces, start, stop)
         return tuple(Window(self.state.path(p.blob), p.offset, p.size) for p in pieces) or b""
+
+    def _sum(self, stored: Stored) -> str:
+        crc = 0
+        for piece in stored.pieces:
+            with self.state.path(piece.blob).open("rb") as file:
+                file.seek(piece.offset)
+                crc = _CRC64.calc(file.read(piece.size), crc)
+        return base64.b64encode(crc.to_bytes(8, "big")).decode()
 
     def _put(self, request: Request) -> Answer:
         key, metadata = request.key, metadata_of(request.headers)

@@ -25,13 +25,24 @@ _MOST_TOLD = 8 << 20
 
 
 class Refusal(Exception):
-    """An error as S3 tells it. number: R2's own."""
+    """An error as S3 tells it. number: R2's own. headers, detail: more of the head, and of the XML."""
 
-    def __init__(self, status: int, code: str, message: str, number: int = 0) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        number: int = 0,
+        *,
+        headers: Mapping[str, str] | None = None,
+        detail: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.number = number
+        self.headers = headers or {}
+        self.detail = detail
 
 
 class Gone(Exception):

@@ -3,14 +3,15 @@
 Endpoint: R2_ENDPOINT, else R2_ACCOUNT_ID, else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile's. Keys:
 R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, else those of AWS, else the ordinary chain (profiles, SSO, instance
 metadata). Credentials that expire are renewed by botocore; files that changed are read again when the store
-refuses (`Access.renewed`).
+refuses (`Access.renewed`). A bucket in another region than the one that is named says so, and is asked there
+(`Access.moved`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ import botocore.config
 import botocore.exceptions
 
 from vfs.errors import ConfigError, Denied
+from vfs.storage.connections import Connections
 from vfs.storage.r2copy import speak_r2
 from vfs.storage.signing import SignedGets
 
@@ -31,8 +33,8 @@ READ_TIMEOUT = 20.0
 BOTO_ATTEMPTS = 1
 #: Threads for head and list beside those for reads, so that `ls` never waits behind a copy.
 METADATA_THREADS = 16
-#: Threads in all, with those whose call was given up and that wait for its timeout: so many `ls` may be
-#: interrupted within READ_TIMEOUT before one has to wait.
+#: Threads besides, for calls that were given up while they connected: nothing ends those before
+#: CONNECT_TIMEOUT. (All others end at once.)
 ABANDONED_THREADS = 64
 R2_DOMAIN = ".r2.cloudflarestorage.com"
 _NO_KEYS = "no credentials: set R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, or an AWS profile (AWS_PROFILE)"
@@ -40,7 +42,9 @@ _NO_KEYS = "no credentials: set R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, or an
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A bucket and all that decides how it is reached. environ: read again by `connect`."""
+    """A bucket and all that decides how it is reached. environ: read again by `connect`. region: the one the
+    store named, whatever the environment says.
+    """
 
     scheme: str
     bucket: str
@@ -48,6 +52,12 @@ class Target:
     deadline: float
     connections: int
     environ: Mapping[str, str]
+    region: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Calls under way at one time, those that were given up included."""
+        return self.connections + METADATA_THREADS + ABANDONED_THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,8 @@ class Access:
     target: Target
     client: Any
     gets: SignedGets
+    connections: Connections
+    region: str
     identity: tuple[object, ...]
 
     def renewed(self) -> Access | None:
@@ -70,9 +82,13 @@ class Access:
             return None
         return fresh
 
+    def moved(self, region: str) -> Access:
+        """Another one, for the region where the bucket is."""
+        return connect(replace(self.target, region=region))
+
     def close(self) -> None:
         """Close idle connections."""
-        self.gets.close()
+        self.connections.close()
         self.client.close()
 
 
@@ -119,7 +135,7 @@ def _connect(target: Target) -> Access:
     named = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or session.region_name
     # R2 knows no region of AWS, whichever scheme it is called by.
     is_r2 = target.scheme == "r2" or (endpoint or "").endswith(R2_DOMAIN)
-    region = "auto" if is_r2 else named or "us-east-1"
+    region = "auto" if is_r2 else target.region or named or "us-east-1"
     read_timeout = max(1.0, min(READ_TIMEOUT, target.deadline / 3))
     bundle = (
         environ.get("AWS_CA_BUNDLE")
@@ -136,10 +152,9 @@ def _connect(target: Target) -> Access:
         config=botocore.config.Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            # R2 rejects the newer defaults: trailers with checksums, and `x-amz-checksum-mode`.
+            # R2 rejects the newer default for uploads: trailers with checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            max_pool_connections=ABANDONED_THREADS,
             connect_timeout=CONNECT_TIMEOUT,
             read_timeout=read_timeout,
             retries={"mode": "standard", "total_max_attempts": BOTO_ATTEMPTS},
@@ -149,18 +164,19 @@ def _connect(target: Target) -> Access:
         client.meta.events.register(f"before-send.s3.{operation}", _without_expect)
     if is_r2:
         speak_r2(client)
-    gets = SignedGets(
-        endpoint=client.meta.endpoint_url,
-        bucket=target.bucket,
-        region=region,
-        credentials=credentials,
-        connections=target.connections,
+    connections = Connections(
+        client.meta.endpoint_url,
+        most=target.threads,
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=read_timeout,
         verify=bundle or True,
     )
+    client.meta.events.register_last("before-send.s3", connections.carry)
+    client.meta.events.register("before-call.s3", _without_redirects)
+    gets = SignedGets(connections, bucket=target.bucket, region=region, credentials=credentials)
     frozen = credentials.get_frozen_credentials()
-    return Access(target, client, gets, (frozen.access_key, frozen.secret_key, frozen.token))
+    identity = (frozen.access_key, frozen.secret_key, frozen.token)
+    return Access(target, client, gets, connections, region, identity)
 
 
 def _session(environ: Mapping[str, str]) -> Any:
@@ -185,3 +201,8 @@ def _session(environ: Mapping[str, str]) -> Any:
 def _without_expect(request: Any, **_: Any) -> None:
     """R2 does not answer `Expect: 100-continue`, and botocore would wait a second for each PUT."""
     request.headers.pop("Expect", None)
+
+
+def _without_redirects(context: dict[str, Any], **_: Any) -> None:
+    """Botocore would look for the region of a bucket by itself, once for each client and unseen."""
+    context.setdefault("s3_redirect", {})["redirected"] = True

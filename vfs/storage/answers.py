@@ -2,7 +2,7 @@
 
 Checked of each ranged read: the status, Content-Range (start, end and total), the number of bytes, the etag.
 Of an object read whole besides: the MD5 where the etag is one (single part, no other encryption), and
-checksums of the whole object that the store sends along (CRC-32, SHA-1, SHA-256).
+checksums of the whole object that the store sends along (CRC-64/NVME, CRC-32C, CRC-32, SHA-1, SHA-256).
 
 What nobody can see: bytes that change on the way in a *part* of an object, over plain HTTP, beyond what the
 checksums of TCP and Ethernet catch. TLS sees it. So `http://` endpoints are for loopback and tests.
@@ -17,6 +17,8 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import Any
 
 import botocore.exceptions
 
@@ -32,13 +34,44 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 #: Codes that mean "later", whatever the status says.
 _LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests"})
 #: Codes that mean "with these credentials, no", although AWS sends some of them with status 400.
-_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired"})
+#: Codes and statuses that may mean "ask in the region of the bucket", if they say which that is.
+_MOVED_CODES = frozenset(
+    {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+_MOVED = frozenset({301, 302, 307, 308, 400})
 _CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
+_REGION = re.compile(rb"<Region>([^<]{1,64})</Region>")
+#: What can be the name of a region: it becomes part of a host name.
+_REGION_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+){0,7}")
+
+
+@cache
+def _crc(name: str) -> Any:
+    import anycrc  # some 3 MB, for stores that send such a checksum
+
+    return anycrc.Model(name)
+
+
 _SUMS: Mapping[str, Callable[[Body], bytes]] = {
+    "x-amz-checksum-crc64nvme": lambda body: _crc("CRC64-NVME").calc(body).to_bytes(8, "big"),
+    "x-amz-checksum-crc32c": lambda body: _crc("CRC32-ISCSI").calc(body).to_bytes(4, "big"),
     "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "x-amz-checksum-sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
     "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
 }
+
+
+class Elsewhere(StoreError):
+    """The bucket is in another region."""
+
+    def __init__(self, what: str, region: str) -> None:
+        super().__init__(f"{what}: the bucket is in another region: set AWS_REGION={region}")
+        self.region = region
+
+
+class Unsaid(StoreError):
+    """A HEAD was refused with status 400, which may be anything: its answer has no body to say what."""
 
 
 class Corrupt(BadBody):
@@ -72,9 +105,11 @@ def check_head(answer: Answer, stored: StoredObject, offset: int, length: int) -
     """What can be known before the body comes. Raises what the answer means instead."""
     headers, what = answer.headers, f"{stored.key}: bytes {offset}+{length}"
     if answer.status not in (200, 206):
-        found = _CODE.search(bytes(answer.body))
-        code = found[1].decode() if found else ""
-        raise refusal(answer.status, stored.key, headers, code=code, is_read=True)
+        said = bytes(answer.body)
+        code, region = (
+            found[1].decode() if found else "" for found in (_CODE.search(said), _REGION.search(said))
+        )
+        raise refusal(answer.status, stored.key, headers, code=code, region=region, is_read=True)
     if _has_other_etag(headers, stored):
         raise BadBody(f"{what}: answered with another etag")
     if (given := headers.get("content-range")) is not None:
@@ -153,17 +188,41 @@ def _known_md5(answer: Answer, stored: StoredObject) -> str | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the store asks to wait; None when it does not, or names a date."""
+    """Seconds the store asks to wait; None when it does not. A date counts from the store's own clock, which
+    the answer tells, too: this machine's may be another.
+    """
     given = headers.get("retry-after", "").strip()
-    return float(given) if re.fullmatch(r"\d{1,6}(\.\d+)?", given) else None
+    if re.fullmatch(r"\d{1,6}(\.\d+)?", given):
+        return float(given)
+    until = _time_of(given)
+    if until is None:
+        return None
+    now = _time_of(headers.get("date", ""))
+    return max(0.0, until - (time.time() if now is None else now))
+
+
+def _time_of(date: str) -> float | None:
+    """Seconds since the epoch of a date as HTTP writes it; None where it is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def refusal(
-    status: int, key: str | None, headers: Mapping[str, str], *, code: str = "", is_read: bool = False
+    status: int,
+    key: str | None,
+    headers: Mapping[str, str],
+    *,
+    code: str = "",
+    region: str = "",
+    is_read: bool = False,
+    is_silent: bool = False,
 ) -> ReelfsError:
     """What an HTTP status other than success, and the code beside it, mean.
 
-    key: what was asked for; None = the bucket. headers: of the answer, names in lower case.
+    key: what was asked for; None = the bucket. headers: of the answer, names in lower case. region: that its
+    body names. is_silent: an answer to a HEAD, which has no body to name a code.
     """
     what = key if key is not None else "the bucket"
     if code == "NoSuchBucket":
@@ -174,13 +233,18 @@ def refusal(
         return Stale(f"{what} was replaced")
     if status == 404:
         return NotFound(f"no such object: {key}") if key is not None else no_bucket()
-    if status in (401, 403) or code in _REFUSED:
+    region = headers.get("x-amz-bucket-region") or region
+    if _REGION_NAME.fullmatch(region) and (
+        code in _MOVED_CODES or (status in _MOVED and (not code or status != 400))
+    ):
+        return Elsewhere(what, region)
+    if is_silent and status == 400:
+        return Unsaid(f"{what}: HTTP 400")
+    if status in (401, 403) or code in _REFUSED:  # an expired token is a 400 to AWS
         return Denied(
             f"{what}: the store refused the credentials ({code or f'HTTP {status}'}): "
             + (_clock_error(headers) or "check keys, scope and clock")
         )
-    if (region := headers.get("x-amz-bucket-region")) and status in (301, 307, 400):
-        return StoreError(f"{what}: the bucket is in another region: set AWS_REGION={region}")
     if status == 416 and is_read:
         return BadBody(f"{what}: the store has fewer bytes than it listed")
     if status in (408, 425, 429) or status >= 500:
@@ -190,9 +254,8 @@ def refusal(
 
 def _clock_error(headers: Mapping[str, str]) -> str | None:
     """What to mend when this machine's clock is why a signature counts as too old or from the future."""
-    try:
-        theirs = parsedate_to_datetime(headers["date"]).timestamp()
-    except (KeyError, ValueError):
+    theirs = _time_of(headers.get("date", ""))
+    if theirs is None:
         return None
     behind = theirs - time.time()
     if abs(behind) < MAX_SKEW:
@@ -210,11 +273,18 @@ def translated(error: Exception, key: str | None) -> ReelfsError:
     """An exception of botocore as one of ours."""
     if isinstance(error, botocore.exceptions.ClientError):
         about = error.response.get("ResponseMetadata", {})
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code.isdigit():
-            code = ""  # of a HEAD, whose answer has no room for one
+        told = error.response.get("Error", {})
+        code = str(told.get("Code", ""))
+        is_silent = code.isdigit()  # the status: there was no body
         headers = {name.lower(): value for name, value in about.get("HTTPHeaders", {}).items()}
-        return refusal(about.get("HTTPStatusCode", 0), key, headers, code=code)
+        return refusal(
+            about.get("HTTPStatusCode", 0),
+            key,
+            headers,
+            code="" if is_silent else code,
+            region=str(told.get("Region", "")),
+            is_silent=is_silent,
+        )
     if isinstance(
         error, botocore.exceptions.NoCredentialsError | botocore.exceptions.CredentialRetrievalError
     ):

@@ -1,13 +1,13 @@
 """`r2://` and `s3://`: a bucket through boto3; ranged reads through `signing`, at less than half the cost.
 
 Every body is checked (`answers`). Calls block and run in threads, reads under one limit and metadata under
-another. A cancelled call is not waited for: its connection is ended where it is a read, and given up after
-the read timeout otherwise.
+another. A cancelled call is not waited for: its connection is ended, and its thread with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,11 @@ import trio
 from vfs.errors import BadBody, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage import r2copy, r2write
-from vfs.storage.access import ABANDONED_THREADS, METADATA_THREADS, Access, Target, connect
+from vfs.storage.access import METADATA_THREADS, Access, Target, connect
 from vfs.storage.answers import (
     Corrupt,
+    Elsewhere,
+    Unsaid,
     check_body,
     check_head,
     is_summed,
@@ -33,14 +35,15 @@ from vfs.storage.answers import (
 )
 from vfs.storage.arriving import Arriving, Intake
 from vfs.storage.base import Body, ObjectDetails, Page, Part
-from vfs.storage.signing import TROUBLE, Transfer
+from vfs.storage.connections import NO_ANSWER, TROUBLE, Transfer
 from vfs.storage.upload import run_all
 
+log = logging.getLogger("vfs.storage.r2")
 T = TypeVar("T")
 
 #: Bytes of UTF-8 a key may have in S3 and R2.
 MAX_KEY = 1024
-#: Seconds between two looks for other credentials after the store refused.
+#: Seconds between two looks for other credentials after the store refused, and between two moves.
 RENEWAL_SECONDS = 10.0
 #: Seconds a presigned URL may be valid: S3's and R2's limit.
 MAX_EXPIRES = 7 * 24 * 3600
@@ -74,13 +77,14 @@ class S3Store:
         self._bucket = target.bucket
         self._prefix = f"{target.prefix}/" if target.prefix else ""
         self._scheme = target.scheme
-        self._looked = float("-inf")
+        self._looked = self._went = float("-inf")
+        self._changing = trio.Lock()
         self._besides: Counter[str] = Counter()
         self._reading = trio.CapacityLimiter(target.connections)
         self._asking = trio.CapacityLimiter(METADATA_THREADS)
         self._doubted: OrderedDict[tuple[str, str], None] = OrderedDict()
-        #: Of these, more: a call that was abandoned holds its thread until its timeout, but no place.
-        self._threads = trio.CapacityLimiter(ABANDONED_THREADS)
+        #: Of these, more: a call that was abandoned while it connected holds its thread, but no place.
+        self._threads = trio.CapacityLimiter(target.threads)
 
     @property
     def url(self) -> str:
@@ -126,7 +130,7 @@ class S3Store:
 
     async def _connect_ahead(self) -> None:
         await trio.to_thread.run_sync(
-            self._access.gets.connect_ahead, limiter=self._reading, abandon_on_cancel=True
+            self._access.connections.connect_ahead, limiter=self._threads, abandon_on_cancel=True
         )
 
     def _page(self, client: Any, parameters: Mapping[str, Any]) -> Page:
@@ -158,20 +162,15 @@ class S3Store:
         """
         if (stored.key, stored.version) in self._doubted and length < stored.size <= DOUBTED_BYTES:
             return memoryview(await self.read(stored, 0, stored.size))[offset : offset + length]
-        transfer, intake = Transfer(), (arriving or Arriving(length)).begin()
+        access = self._access
+        # In time: what an attempt that was given up brings goes nowhere.
+        intake = (arriving or Arriving(length)).begin()
         try:
-            return await trio.to_thread.run_sync(
-                self._get,
-                *(self._access, stored, offset, length, intake, transfer),
-                limiter=self._reading,
-                abandon_on_cancel=True,
+            return await self._in_thread(
+                access,
+                self._reading,
+                lambda transfer: self._get(access, stored, offset, length, intake, transfer),
             )
-        except trio.Cancelled:
-            transfer.abandon()
-            raise
-        except Denied:
-            await self._renew()
-            raise
         except _Suspect as suspect:
             self._besides["head"] += 1
             now = (await self.head(stored.key)).object
@@ -316,7 +315,9 @@ class S3Store:
         return url
 
     def count_in(self, requests: Counter[str]) -> None:
-        """See `base.AsksBesides`: the HEAD after an answer that looks replaced."""
+        """See `base.AsksBesides`: the HEAD after an answer that looks replaced, the GET after a HEAD that was
+        refused without a word.
+        """
         self._besides = requests
 
     async def aclose(self) -> None:
@@ -337,7 +338,8 @@ class S3Store:
         """One GET and the checks of what came; what kept it from being answered as an error of ours."""
         key = self._prefix + stored.key
         try:
-            with access.gets.get(key, offset, length, stored.version, transfer) as incoming:
+            whole = length == stored.size
+            with access.gets.get(key, offset, length, stored.version, transfer, whole=whole) as incoming:
                 answer = incoming.head
                 check_head(answer, stored, offset, length)
                 early = incoming.sized and not is_summed(answer, stored, length)
@@ -367,38 +369,86 @@ class S3Store:
 
     async def _ask(self, key: str | None, function: Callable[[Any], T]) -> T:
         """A call of boto3, with errors of ours. key: what a 404 is about; None = the bucket."""
-        client = self._access.client
+        access = self._access
 
-        def call() -> T:
+        def call(transfer: Transfer) -> T:
             try:
-                return function(client)
+                with access.connections.used_by(transfer):
+                    return function(access.client)
             except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
                 raise translated(error, key) from error
+            except NO_ANSWER as error:
+                raise Unavailable(f"{key or 'the bucket'}: {short(error)}") from error
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise BadBody(f"{key or 'listing'}: an answer without {short(error)}") from error
 
         try:
-            async with self._asking:
-                return await trio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
-        except Denied:
-            await self._renew()
+            return await self._in_thread(access, self._asking, call)
+        except Unsaid:
+            if key is None:
+                raise
+            self._besides["get"] += 1
+            await self._ask(key, lambda client: self._why(client, self._prefix + key))
             raise
+
+    def _why(self, client: Any, key: str) -> None:
+        """Raise what a GET of an object is refused with: a HEAD that is has no words for it."""
+        client.get_object(Bucket=self._bucket, Key=key, Range="bytes=0-0")["Body"].close()
+
+    async def _in_thread(
+        self, access: Access, places: trio.CapacityLimiter, call: Callable[[Transfer], T]
+    ) -> T:
+        """What a thread gives that asks by this access. Cancelled, it is given up at once."""
+        transfer = Transfer()
+        try:
+            async with places:
+                return await trio.to_thread.run_sync(
+                    call, transfer, limiter=self._threads, abandon_on_cancel=True
+                )
+        except trio.Cancelled:
+            transfer.abandon()
+            raise
+        except Elsewhere as error:
+            if await self._moved(access, error.region):
+                raise Unavailable(f"the bucket is in {error.region}") from None
+            raise
+        except Denied:
+            if await self._renewed(access):
+                raise Unavailable("the credentials had changed") from None
+            raise
+
+    # -- other credentials, another region ----------------------------------------------------------------
 
     async def renew(self) -> None:
         """Take up the credentials that are given now. Raises ConfigError, Denied: the old ones stay."""
-        fresh = await trio.to_thread.run_sync(self._access.renewed)
-        if fresh is not None:
-            self._access = fresh
+        async with self._changing:
+            fresh = await trio.to_thread.run_sync(self._access.renewed)
+            if fresh is not None:
+                self._access = fresh
 
-    async def _renew(self) -> None:
-        """The store refused: are there other credentials by now? Raises Unavailable (try again) if so."""
-        if time.monotonic() - self._looked < RENEWAL_SECONDS:
-            return
-        self._looked, known = time.monotonic(), self._access
-        fresh = await trio.to_thread.run_sync(known.renewed, abandon_on_cancel=True)
-        if fresh is not None:
-            self._access = fresh  # calls under way end with the old one, which then falls away
-            raise Unavailable("the credentials had changed")
+    async def _renewed(self, access: Access) -> bool:
+        """The store refused these credentials: whether there are others by now. They are looked for once,
+        whoever asks; calls under way end with the old access, which then falls away.
+        """
+        async with self._changing:
+            if self._access is access and time.monotonic() - self._looked >= RENEWAL_SECONDS:
+                self._looked = time.monotonic()
+                fresh = await trio.to_thread.run_sync(access.renewed, abandon_on_cancel=True)
+                self._access = fresh or access
+            return self._access is not access
+
+    async def _moved(self, access: Access, region: str) -> bool:
+        """The bucket is said to be in another region: whether it is asked there from now on. (Not when the
+        one sends to the other and back.)
+        """
+        if region == access.region:
+            return False
+        async with self._changing:
+            if self._access is access and time.monotonic() - self._went >= RENEWAL_SECONDS:
+                self._went = time.monotonic()
+                self._access = await trio.to_thread.run_sync(access.moved, region, abandon_on_cancel=True)
+                log.info("%s is in %s, and asked there", self.url, region)
+            return self._access is not access
 
     def _is_possible(self, key: str) -> bool:
         """False for what cannot be a key: no request is needed to know that there is none."""

@@ -36,6 +36,8 @@ class Rules:
         self._deletes: deque[float] = deque()
         self._remote = remote
         self._clock = clock
+        #: Names of the root that views keep for themselves: what was stored there could not be seen.
+        self.reserved: frozenset[str] = frozenset()
 
     def allows(self, key: str) -> bool:
         """Whether anything may be created or changed at a key (of a folder: with its slash)."""
@@ -58,7 +60,7 @@ class Rules:
 
     def check_name(self, folder: str, name: str, siblings: Iterable[str]) -> None:
         """Before a name is created. Raises BadName, NameTooLong, AlreadyThere (another spelling of one)."""
-        if not names.is_component(name) or (not folder and name in (UPLOADS, TRASH)):
+        if not names.is_component(name) or (not folder and name in (UPLOADS, TRASH, *self.reserved)):
             raise BadName(f"{name!r} cannot be a name here")
         if len(name.encode("utf-8", "surrogateescape")) > names.NAME_MAX:
             raise NameTooLong(f"a name of more than {names.NAME_MAX} bytes")
