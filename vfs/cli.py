@@ -222,11 +222,17 @@ def ls(
 
 
 def _long_line(entry: Entry) -> str:
+    return f"{entry.kind:<6} {_size(entry):>14} {_time(entry):>16}  {entry.name}"
+
+
+def _size(entry: Entry) -> str:
+    return "?" if entry.size is None else "-" if entry.kind == "folder" else str(entry.size)
+
+
+def _time(entry: Entry) -> str:
     import time
 
-    size = "?" if entry.size is None else "-" if entry.kind == "folder" else str(entry.size)
-    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime)) if entry.mtime else "-"
-    return f"{entry.kind:<6} {size:>14} {date:>16}  {entry.name}"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.mtime)) if entry.mtime else "-"
 
 
 @app.command()
@@ -244,11 +250,11 @@ def stat(
         if as_json:
             print_json(entry.to_dict())
             return
-        for name, value in entry.to_dict().items():
-            if name != "attributes":
-                print_line(f"{name:<20} {value}")
-        for name, value in sorted(entry.attributes.items()):
-            print_line(f"user.reelfs.{name:<8} {value}")
+        rows = {"name": entry.name, "kind": entry.kind, "size": _size(entry), "mtime": _time(entry)}
+        rows |= {f"user.reelfs.{name}": value for name, value in sorted(entry.attributes.items())}
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            print_line(f"{name:<{width}} {value}")
 
     _with_files(run, first, path, options, config)
 

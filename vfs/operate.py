@@ -49,6 +49,7 @@ class Operations:
         """Put the commands into the table; what another layer has put there stays."""
         for name, handler in {
             "status": self._status,
+            "why": self._why,
             "refresh": self._refresh,
             "forget": self._forget,
             "warm": self._warm,
@@ -74,6 +75,11 @@ class Operations:
             "readers": self.readers.busy(),
             **self.status.snapshot(),
         }
+
+    async def _why(self, call: Call) -> Any:
+        """Fail as `path` does, with the words that the kernel has none for."""
+        found = await self.tree.resolve(call.text("path", ""))
+        return {"path": found.path}
 
     async def _refresh(self, call: Call) -> Any:
         """Ask the store again for what is at or below `path`, from the next use on."""

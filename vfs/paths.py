@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vfs.errors import ConfigError
+from vfs.errors import ConfigError, NotFound, ReelfsError
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Bytes written to the terminal or pipe at a time.
 CHUNK = 1 << 20
+#: A daemon is asked this long (seconds) why a path failed, before the error is told without.
+REASON_SECONDS = 2.0
 XATTR_PREFIX = "user.reelfs."
 
 
@@ -189,19 +191,35 @@ def target(first: str, second: str | None) -> tuple[str | None, str]:
 
 
 def failure_notes(path: str) -> Iterator[str]:
-    """Why a path of a mount failed, as far as the daemon reported it: the kernel hands on an errno only."""
+    """Why a path of a mount failed, as far as the daemon knows: the kernel hands on an errno only."""
     from vfs.explain import related_notes
     from vfs.mounts import absolute, mount_of
 
     mounted = mount_of(path)
     if mounted is None:
         return
+    yield from _reason(path)
     try:
         with open(os.path.join(mounted.path, ".reelfs", "status.json"), "rb") as file:
             notes = json.load(file)["notes"]
     except (OSError, ValueError, KeyError):
         return
     yield from related_notes(notes, os.path.relpath(absolute(path), mounted.path))
+
+
+def _reason(path: str) -> Iterator[str]:
+    """What the daemon says when it is asked for the path once more; nothing where it cannot be asked."""
+    from vfs.controlclient import Client, the_mount
+
+    try:
+        mounted, below = the_mount(path)
+        with Client(mounted) as client:
+            client.ask("why", {"path": below}, seconds=REASON_SECONDS)
+    except NotFound as error:
+        if not str(error).startswith("no such file"):
+            yield str(error)
+    except (ReelfsError, OSError):
+        return  # told by the notes, or by the error itself
 
 
 def os_error_text(error: OSError, path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -103,8 +104,11 @@ def test_stat_tells_size_and_attributes(library: Path) -> None:
     assert (found["size"], found["kind"], found["name"]) == (2_700_000, "file", "notes.txt")
     assert found["attributes"]["key"] == "games/notes.txt"
     assert found["attributes"]["etag"]
-    text = reelfs("stat", library, "games/notes.txt").stdout.decode()
-    assert "user.reelfs.key" in text
+    lines = reelfs("stat", library, "games/notes.txt").stdout.decode().splitlines()
+    told = dict(line.split(maxsplit=1) for line in lines)
+    assert (told["size"], told["user.reelfs.key"]) == ("2700000", "games/notes.txt")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", told["mtime"])
+    assert len({line.index(line.split(maxsplit=1)[1]) for line in lines}) == 1  # in columns
 
 
 def test_explain_says_what_would_be_read(library: Path) -> None:

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.servers import R2, r2_server
 from vfs import doctor, mounts
 from vfs.config import Settings
 
@@ -133,6 +134,38 @@ def test_local_sources(tmp_path: Path) -> None:
     assert "no such folder" in str(doctor.source_problem(str(tmp_path / "gone")))
     (tmp_path / "f").touch()
     assert "is not a folder" in str(doctor.source_problem(str(tmp_path / "f")))
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[R2]:
+    with r2_server(tmp_path_factory.mktemp("r2")) as server:
+        server.fill("bucket", {"games/a.mp4": b"x"})
+        yield server
+
+
+def test_the_bucket_as_a_mount_would_find_it(bucket: R2, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(source: str, **environ: str) -> tuple[str, str, str]:
+        with monkeypatch.context() as patched:
+            for name, value in (bucket.environ | environ).items():
+                patched.setenv(name, value)
+            found = doctor.bucket_check(Settings(source=source))
+        return found.state, found.text, found.mend
+
+    assert check("s3://bucket") == ("ok", "s3://bucket can be listed", "")
+    assert check("s3://bucket/nothing") == ("warn", "s3://bucket/nothing is empty", "check the prefix")
+    state, text, mend = check("s3://nowhere")
+    assert (state, mend) == ("fail", "the text above is the store's")
+    assert "no such bucket: check the name, the account and the endpoint" in text
+    bucket.option(region="eu-west-1")  # found out, as a mount does
+    assert check("s3://bucket")[0] == "ok"
+    bucket.option(region="", token="another")
+    state, text, mend = check("s3://bucket")
+    assert (state, mend) == ("fail", "check the keys, and that the token may read and list this bucket")
+    assert "ExpiredToken" in text
+    bucket.option(token="")
+    monkeypatch.setattr(doctor, "BUCKET_SECONDS", 0.5)
+    state, text, mend = check("s3://bucket", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert (state, mend) == ("fail", "check the network and the endpoint; the store may be down")
 
 
 def test_the_report_names_what_fails_and_how_to_mend_it(tmp_path: Path) -> None:
