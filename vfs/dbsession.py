@@ -179,7 +179,7 @@ class Session:
         theirs = self._folder.path / "theirs"
         theirs.unlink(missing_ok=True)
         try:
-            with theirs.open("ab", buffering=0) as file:
+            with theirs.open("a+b", buffering=0) as file:
                 await transfer.download(store, stored, file, lambda count: None)
             return digest_of(theirs)
         finally:
@@ -239,7 +239,7 @@ async def _fetch(store: Store, key: str, folder: Folder, *, create: bool, progre
             raise NotFound(f"there is no {key} in {store.url}: --init creates one") from None
     else:
         note.stands_on(details.object, details.metadata)
-        with folder.file.open("ab", buffering=0) as file:
+        with folder.file.open("a+b", buffering=0) as file:
             await transfer.download(store, details.object, file, progress)
         with folder.file.open("rb") as file:
             if details.object.size and not databases.is_database(file.read(16)):

@@ -9,6 +9,7 @@ it likes (another version is another inode); of a volatile file nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -26,6 +27,7 @@ from vfs.inodes import Inode, Inodes, Snapshot
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
 from vfs.readers import ProbeHandle, Readers
 from vfs.spans import Layout
+from vfs.storage.base import Corrupt
 from vfs.telemetry import Status
 from vfs.tree import Found, Tree
 
@@ -293,7 +295,12 @@ class Adapter(Refusals):
         inode = opened.inode
         if opened.reading is not None:
             expected = max(0, min(length, (inode.size or 0) - offset))
-            data = await opened.reading.read(offset, length)
+            try:
+                data = await opened.reading.read(offset, length)
+            except Corrupt:
+                # Not from here: the kernel waits for the pages of this very read to be answered.
+                trio.lowlevel.spawn_system_task(self._drop_pages, inode.number)
+                raise
             if len(data) != expected:
                 raise BadBody(f"{len(data)} bytes at {offset} where {expected} were due")
         else:
@@ -302,6 +309,11 @@ class Adapter(Refusals):
         self.status.count("fuse_bytes_read", by=len(data))
         self._programs.read(opened.opener, len(data))
         return data
+
+    async def _drop_pages(self, number: int) -> None:
+        """Have the kernel forget what it keeps of a file, which is not what is stored."""
+        with contextlib.suppress(OSError):
+            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, number, abandon_on_cancel=True)
 
     @answered
     async def release(self, handle: int) -> None:

@@ -17,6 +17,7 @@ import trio
 from vfs.cache.blocks import GAP, MAX_REQUEST, MIB, BlockCache, Hold
 from vfs.readahead import Prefetcher, ReadAhead, wanted_ranges
 from vfs.spans import DerivedObject, Inline, Layout, StoredObject
+from vfs.wholeread import whole_read
 
 Data = bytes | memoryview
 
@@ -186,7 +187,7 @@ class Reader:
         return Plan(tuple(requests), cached, inline)
 
     def open(self, layout: Layout) -> Handle:
-        """A handle that reads ahead while it is read in sequence."""
+        """A handle that reads ahead while it is read in sequence, and is checked when it was read whole."""
         return Handle(self, layout)
 
     async def _assemble(self, window: Layout) -> Data:
@@ -213,9 +214,18 @@ class Handle:
         self.layout = layout
         self._reader = reader
         self._ahead: ReadAhead | None = reader.prefetcher.open(layout)
+        self._whole = whole_read(layout, reader.blocks)
 
     async def read(self, offset: int, length: int) -> Data:
-        """The bytes [offset, offset + length), short only at the end. Raises Stale, StoreError."""
+        """The bytes [offset, offset + length), short only at the end. Raises Stale, StoreError; Corrupt with
+        the last bytes of a file that was read whole and is not what the store has.
+        """
+        data = await self._read(offset, length)
+        if self._whole is not None:
+            await self._whole.note(offset, data)
+        return data
+
+    async def _read(self, offset: int, length: int) -> Data:
         more = self._ahead is not None and length > 0 and self._ahead.note(offset, length)
         found = self._reader.peek(self.layout, offset, length)
         if found is not None:

@@ -21,8 +21,9 @@ import xxhash
 from vfs.errors import ConfigError, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage import upload
-from vfs.storage.base import Part, Store
+from vfs.storage.base import Corrupt, KeepsSums, Part, Store
 from vfs.storage.guard import GuardedStore
+from vfs.storage.sums import Running
 
 MIB = 1 << 20
 #: Bytes of one request of a download, and requests on their way.
@@ -205,7 +206,7 @@ async def get(remote: Remote, path: Path, *, replace: bool, progress: Progress) 
         stored = (await store.head(remote.key)).object
         part = path.with_name(path.name + ".part")
         try:
-            with part.open("ab", buffering=0) as file:
+            with part.open("a+b", buffering=0) as file:
                 await download(store, stored, file, progress)
             part.replace(path)
         except OSError as error:
@@ -214,9 +215,10 @@ async def get(remote: Remote, path: Path, *, replace: bool, progress: Progress) 
 
 
 async def download(store: Store, stored: StoredObject, file: Any, progress: Progress) -> None:
-    """Make an unbuffered file, open for appending, the object: on the disk when this returns.
+    """Make an unbuffered file, open for appending and reading, the object: on the disk when this returns.
 
     What an earlier try left in it of this very version stays; pieces come several requests ahead, in order.
+    Raises Corrupt, and empties the file, where all of it has not the checksum the store keeps.
     """
     at = _resumed(file.fileno(), stored)
     progress(at)
@@ -247,8 +249,26 @@ async def download(store: Store, stored: StoredObject, file: Any, progress: Prog
                 written = number + 1
                 ready.notify_all()
     await trio.to_thread.run_sync(os.fsync, file.fileno())
+    await _checked(store, stored, file.fileno())
     with contextlib.suppress(OSError):
         os.removexattr(file.fileno(), _VERSION)
+
+
+async def _checked(store: Store, stored: StoredObject, descriptor: int) -> None:
+    """Compare the file with the checksum that the store has, if any. (One request needs no other.)"""
+    if stored.size <= PIECE or not isinstance(store, KeepsSums):
+        return
+    known = await store.checksum(stored)
+    if known is not None and known != await trio.to_thread.run_sync(_sum, descriptor, stored.size):
+        os.ftruncate(descriptor, 0)
+        raise Corrupt(f"{stored.key}: the bytes do not have the checksum CRC-64/NVME that the store keeps")
+
+
+def _sum(descriptor: int, size: int) -> int:
+    running = Running()
+    while running.at < size and (piece := os.pread(descriptor, MIB, running.at)):
+        running.add(running.at, piece)
+    return running.value
 
 
 def _resumed(descriptor: int, stored: StoredObject) -> int:

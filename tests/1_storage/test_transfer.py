@@ -12,12 +12,13 @@ import pytest
 import trio
 
 from vfs import transfer
-from vfs.errors import ConfigError, ReelfsError, Stale, StoreError
+from vfs.errors import BadBody, ConfigError, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
 from vfs.storage.memory import MemoryStore
+from vfs.storage.sums import crc64nvme
 from vfs.transfer import Remote, remote_of
 
 Told = Callable[[int], object]
@@ -183,3 +184,35 @@ def test_names_of_objects() -> None:
     for text in ("s3://bucket", "s3://bucket/", "s3://bucket/folder/", "/data/"):
         with pytest.raises(ConfigError):
             remote_of(text)
+
+
+class Summed(MemoryStore):
+    """A store that keeps checksums."""
+
+    sum = crc64nvme(BODY)
+
+    async def checksum(self, stored: StoredObject) -> int | None:
+        return self.sum
+
+
+def test_what_was_fetched_has_the_checksum_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the file goes on from what an earlier try left; what is wrong is not gone on with."""
+    kept = Summed({"clips/a.bin": BODY})
+
+    @asynccontextmanager
+    async def opened(remote: Remote, *, writable: bool = False) -> AsyncIterator[Store]:
+        yield GuardedStore(kept, writable=writable)
+
+    monkeypatch.setattr(transfer, "opened", opened)
+    get(tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == BODY
+    kept.sum += 1
+    with pytest.raises(BadBody, match="do not have the checksum CRC-64/NVME"):
+        get(tmp_path / "b.bin")
+    assert not (tmp_path / "b.bin").exists()
+    assert (tmp_path / "b.bin.part").stat().st_size == 0
+    kept.sum -= 1
+    get(tmp_path / "b.bin")
+    assert (tmp_path / "b.bin").read_bytes() == BODY

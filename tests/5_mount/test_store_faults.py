@@ -35,7 +35,7 @@ from tests.faulty_mounts import (  # noqa: E402
     started,
     timed,
 )
-from tests.servers import Server, moto_server  # noqa: E402
+from tests.servers import Server, moto_server, r2_server  # noqa: E402
 
 MountIt = Callable[..., Any]
 #: What the daemon may say about a store that fails.
@@ -183,6 +183,25 @@ def test_a_flipped_bit_in_a_small_object_is_seen(faulty: Bench) -> None:
     other = fresh(faulty, small, ".bin")
     faulty.proxy.fault(Rule("flip", kind="get", key=other))
     assert read(faulty / other) in HONEST
+
+
+@pytest.mark.parametrize("fault", ["shift-silently", "flip"])
+def test_a_copy_of_other_bytes_than_are_stored_fails(mounted: MountIt, tmp_path: Path, fault: str) -> None:
+    """Nothing tells that bytes of a part are others; but all together have not the checksum of the store."""
+    body = random.Random(11).randbytes(10 << 20)
+    objects = {"whole.bin": body, "part.bin": body}
+    with r2_server(tmp_path / "r2") as server, bench(mounted, server, "sums", objects) as made:
+        made.mount.expect_log(r"read whole\.bin: .* does not have the checksum|: mounted$")
+        made.proxy.fault(Rule(fault, kind="get", nth=(2,)))
+        assert read(made / "whole.bin") == errno.EIO
+        assert sum(made.proxy.counts().faults.values()) == 1
+        # Neither the caches nor the kernel keep anything of it.
+        eventually(lambda: read(made / "whole.bin") == body)
+        made.proxy.clear()
+        made.proxy.reset()
+        server.option(sums=False)
+        assert read(made / "part.bin") == body
+        assert made.proxy.counts().requests["head"] <= 2
 
 
 @pytest.mark.parametrize(

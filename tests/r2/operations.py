@@ -169,12 +169,12 @@ class Service:
         told = headers_of(stored)
         if "if-none-match" in headers and matches(headers["if-none-match"], stored):
             return Answer(304, told)
+        window = window_of(headers.get("range", ""), stored.size)
+        if window is None and self.options["sums"] and headers.get("x-amz-checksum-mode") == "ENABLED":
+            told |= {"x-amz-checksum-crc64nvme": self._sum(stored), "x-amz-checksum-type": "FULL_OBJECT"}
         if request.method == "HEAD":
             return Answer(200, told | {"Content-Length": str(stored.size)})
-        window = window_of(headers.get("range", ""), stored.size)
         if window is None:
-            if self.options["sums"] and headers.get("x-amz-checksum-mode") == "ENABLED":
-                told |= {"x-amz-checksum-crc64nvme": self._sum(stored), "x-amz-checksum-type": "FULL_OBJECT"}
             return Answer(200, told, self._windows(stored, 0, stored.size))
         start, stop = window
         told["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size}"

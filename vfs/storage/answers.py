@@ -17,14 +17,13 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from functools import cache
-from typing import Any
 
 import botocore.exceptions
 
 from vfs.errors import BadBody, Denied, NotFound, ReelfsError, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage.base import Body
+from vfs.storage import sums
+from vfs.storage.base import Body, Corrupt
 from vfs.storage.signing import Answer
 
 #: Seconds two clocks may differ: signatures are refused beyond a quarter of an hour.
@@ -46,16 +45,9 @@ _REGION = re.compile(rb"<Region>([^<]{1,64})</Region>")
 _REGION_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+){0,7}")
 
 
-@cache
-def _crc(name: str) -> Any:
-    import anycrc  # some 3 MB, for stores that send such a checksum
-
-    return anycrc.Model(name)
-
-
 _SUMS: Mapping[str, Callable[[Body], bytes]] = {
-    "x-amz-checksum-crc64nvme": lambda body: _crc("CRC64-NVME").calc(body).to_bytes(8, "big"),
-    "x-amz-checksum-crc32c": lambda body: _crc("CRC32-ISCSI").calc(body).to_bytes(4, "big"),
+    "x-amz-checksum-crc64nvme": lambda body: sums.crc64nvme(body).to_bytes(8, "big"),
+    "x-amz-checksum-crc32c": lambda body: sums.model("CRC32-ISCSI").calc(body).to_bytes(4, "big"),
     "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "x-amz-checksum-sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
     "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
@@ -72,10 +64,6 @@ class Elsewhere(StoreError):
 
 class Unsaid(StoreError):
     """A HEAD was refused with status 400, which may be anything: its answer has no body to say what."""
-
-
-class Corrupt(BadBody):
-    """The bytes of a whole object do not have the checksum that is known of it."""
 
 
 def quoted(etag: str) -> str:
@@ -176,6 +164,15 @@ def _check_whole(answer: Answer, stored: StoredObject) -> None:
         given = headers.get(name, "-")
         if "-" not in given and base64.b64encode(compute(answer.body)).decode() != given:
             raise Corrupt(f"{stored.key}: the bytes do not have the checksum {name}")
+
+
+def sum_of(told: str) -> int | None:
+    """A checksum of 64 bits as headers tell it; None for one of parts (`-N`) or what is none."""
+    try:
+        value = base64.b64decode(told, validate=True)
+    except ValueError:
+        return None
+    return int.from_bytes(value, "big") if len(value) == 8 else None
 
 
 def _known_md5(answer: Answer, stored: StoredObject) -> str | None:

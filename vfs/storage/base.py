@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from vfs.errors import BadBody
 from vfs.spans import StoredObject
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ Body = bytes | bytearray | memoryview
 LINK_METADATA = "symlink-target"
 #: RFC 2047, which R2 decodes when it stores and encodes when it answers.
 _ENCODED = re.compile(r"=\?utf-8\?b\?([A-Za-z0-9+/=]*)\?=", re.IGNORECASE)
+
+
+class Corrupt(BadBody):
+    """The bytes of a whole object do not have the checksum that is known of it."""
 
 
 def encoded(text: str) -> str:
@@ -195,3 +200,11 @@ class AsksBesides(Protocol):
 
     def count_in(self, requests: Counter[str]) -> None:
         """Count those there, by kind (`head`, `list`, `get`)."""
+
+
+@runtime_checkable
+class KeepsSums(Protocol):
+    """A store that may know a checksum of a whole object."""
+
+    async def checksum(self, stored: StoredObject) -> int | None:
+        """The CRC-64/NVME of all bytes of this very version; None where the store keeps none."""

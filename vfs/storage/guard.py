@@ -32,7 +32,7 @@ from vfs.errors import (
 )
 from vfs.spans import StoredObject
 from vfs.storage.arriving import Arriving
-from vfs.storage.base import AsksBesides, Body, ObjectDetails, Page, Part, Renews, Store
+from vfs.storage.base import AsksBesides, Body, KeepsSums, ObjectDetails, Page, Part, Renews, Store
 from vfs.storage.upload import multipart_etag
 from vfs.usage import Usage
 
@@ -157,6 +157,13 @@ class GuardedStore:
         body = await self._tried("get", stored.key, attempt, length / SLOWEST)
         self.confirmed(stored, began)
         return body
+
+    async def checksum(self, stored: StoredObject) -> int | None:
+        """The CRC-64/NVME of all bytes of this version, where the store keeps one. One HEAD."""
+        store = self._store
+        if not isinstance(store, KeepsSums):
+            return None
+        return await self._tried("head", stored.key, lambda: store.checksum(stored))
 
     async def put(
         self,

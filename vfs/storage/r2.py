@@ -22,7 +22,6 @@ from vfs.spans import StoredObject
 from vfs.storage import r2copy, r2write
 from vfs.storage.access import METADATA_THREADS, Access, Target, connect
 from vfs.storage.answers import (
-    Corrupt,
     Elsewhere,
     Unsaid,
     check_body,
@@ -31,10 +30,11 @@ from vfs.storage.answers import (
     is_suspect,
     quoted,
     short,
+    sum_of,
     translated,
 )
 from vfs.storage.arriving import Arriving, Intake
-from vfs.storage.base import Body, ObjectDetails, Page, Part
+from vfs.storage.base import Body, Corrupt, ObjectDetails, Page, Part
 from vfs.storage.connections import NO_ANSWER, TROUBLE, Transfer
 from vfs.storage.upload import run_all
 
@@ -51,6 +51,9 @@ MAX_EXPIRES = 7 * 24 * 3600
 #: An object that came damaged once is read whole from then on, when it is no larger than this.
 DOUBTED_BYTES = 8 << 20
 MAX_DOUBTED = 1000
+#: Checksums of whole objects that are remembered, and objects in a row without one after which a bucket is
+#: taken to keep none.
+MAX_SUMS, MANY_SUMLESS = 1000, 8
 #: Seconds for dropping the parts of a copy that failed; what stays ends with the service's own clearing.
 ABORT_SECONDS = 5.0
 
@@ -83,6 +86,8 @@ class S3Store:
         self._reading = trio.CapacityLimiter(target.connections)
         self._asking = trio.CapacityLimiter(METADATA_THREADS)
         self._doubted: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._sums: OrderedDict[tuple[str, str], int | None] = OrderedDict()
+        self._sumless = 0
         #: Of these, more: a call that was abandoned while it connected holds its thread, but no place.
         self._threads = trio.CapacityLimiter(target.threads)
 
@@ -111,6 +116,30 @@ class S3Store:
             )
 
         return await self._ask(key, ask)
+
+    async def checksum(self, stored: StoredObject) -> int | None:
+        """See `base.KeepsSums`. Not asked for any more once many objects in a row had none."""
+        name = (stored.key, stored.version)
+        if name in self._sums or self._sumless >= MANY_SUMLESS:
+            return self._sums.get(name)
+
+        def ask(client: Any) -> str | None:
+            answer = client.head_object(
+                Bucket=self._bucket,
+                Key=self._prefix + stored.key,
+                IfMatch=stored.version,
+                ChecksumMode="ENABLED",
+            )
+            told: str | None = answer.get("ChecksumCRC64NVME")
+            return told
+
+        told = await self._ask(stored.key, ask)
+        found = sum_of(told) if told is not None else None
+        self._sumless = 0 if found is not None else self._sumless + 1
+        self._sums[name] = found
+        while len(self._sums) > MAX_SUMS:
+            self._sums.popitem(last=False)
+        return found
 
     async def list(
         self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
