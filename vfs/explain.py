@@ -13,6 +13,7 @@ from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.spans import Inline, Layout, StoredObject
 from vfs.telemetry import Status, cost_usd
 from vfs.units import human_size, visible
+from vfs.wholeread import compared
 
 if TYPE_CHECKING:
     from vfs.tree import Found
@@ -112,6 +113,8 @@ def _reading(node: Node, reader: Planner, *, local: bool) -> Iterator[Row]:
         return
     yield "spans", _spans(layout)
     yield from _planned(reader.plan(layout), local=local)
+    if not local and compared(layout) is not None:
+        yield "checksum", f"1 Class B more ({_usd(cost_usd({'B': 1}))}) when it is read from start to end"
 
 
 def _planned(plan: Plan, *, local: bool) -> Iterator[Row]:

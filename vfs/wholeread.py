@@ -25,13 +25,18 @@ LEAST = 8 << 20
 PATIENCE = 3.0
 
 
-def whole_read(layout: Layout, blocks: BlockCache) -> WholeRead | None:
-    """What watches the reading of a layout, where that is one stored object, worth a request more."""
+def compared(layout: Layout) -> StoredObject | None:
+    """The stored object that a layout is, where that is worth a request more."""
     span = layout.spans[0] if len(layout.spans) == 1 else None
-    if not isinstance(span, Extent) or not blocks.store.remote or isinstance(span.object, DerivedObject):
+    if not isinstance(span, Extent) or isinstance(span.object, DerivedObject):
         return None
-    stored = span.object
-    return WholeRead(stored, blocks) if LEAST < stored.size == span.length else None
+    return span.object if LEAST < span.object.size == span.length else None
+
+
+def whole_read(layout: Layout, blocks: BlockCache) -> WholeRead | None:
+    """What watches the reading of a layout, where it can be compared."""
+    stored = compared(layout) if blocks.store.remote else None
+    return None if stored is None else WholeRead(stored, blocks)
 
 
 class WholeRead:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import email.utils
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers import R2, r2_server
-from vfs import doctor, mounts
-from vfs.config import Settings
+from vfs import confine, doctor, mounts
+from vfs.config import Settings, Workers
 
 KEYS = {"R2_ACCESS_KEY_ID": "id-1", "R2_SECRET_ACCESS_KEY": "hush"}
 
@@ -134,6 +136,38 @@ def test_local_sources(tmp_path: Path) -> None:
     assert "no such folder" in str(doctor.source_problem(str(tmp_path / "gone")))
     (tmp_path / "f").touch()
     assert "is not a folder" in str(doctor.source_problem(str(tmp_path / "f")))
+
+
+def test_what_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [check.state for check in doctor.decoding_checks()] == ["ok"] * 3
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'ImportError: libx.so' >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    checks = list(doctor.decoding_checks())
+    assert {(check.state, check.mend) for check in checks} == {("fail", "run `scripts/setup`")}
+    assert checks[0].text == "PyAV does not work: ImportError: libx.so"
+
+
+def test_how_far_decoders_are_shut_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = doctor.isolation_check(Settings(workers=Workers(isolate=False)))
+    assert (off.state, off.mend) == ("warn", "switch it on")
+    for abi, state in ((0, "warn"), (3, "ok")):
+        monkeypatch.setattr(confine, "landlock_abi", lambda abi=abi: abi)
+        check = doctor.isolation_check(Settings())
+        assert check.state == state
+        assert ("Landlock" in check.mend) == (state == "warn")
+
+
+def test_missing_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for user, state in ((0, "warn"), (1000, "fail")):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        checks = {check.name: check for check in doctor.fuse_checks(Settings())}
+        assert (checks["fuse3"].state, checks["pyfuse3"].state) == (state, "fail")
+        assert "apt install fuse3" in checks["fuse3"].mend
+        assert checks["pyfuse3"].mend == "run `scripts/setup`"
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,20 @@ def test_a_clip_names_keys_etags_ranges_requests_bytes_and_price() -> None:
     ]
 
 
+def test_the_comparison_of_a_whole_file_is_told() -> None:
+    """It is a request more: of a large stored file as it is, and of nothing else."""
+    large, small = GAME, StoredObject("small.bin", 8 << 20, '"s"', 1)
+    told = parse(text_of(found(Spliced(layout=Layout.whole(large)))))
+    assert told["checksum"] == ["1 Class B more ($0.00000036) when it is read from start to end"]
+    local = Settings.load({"source": "/folder"}, environ={})
+    for text in (
+        text_of(found(Spliced(layout=Layout.whole(small)))),
+        text_of(clip()),
+        text_of(found(Spliced(layout=Layout.whole(large))), status=Status(local)),
+    ):
+        assert "checksum" not in parse(text)
+
+
 def test_what_is_cached_costs_nothing() -> None:
     assert parse(text_of(clip(), FakePlan((), 4_000_000, 2000)))["requests"] == ["0 Class B ($0)"]
 
