@@ -16,7 +16,7 @@ from vfs.units import human_size, visible
 from vfs.wholeread import compared
 
 if TYPE_CHECKING:
-    from vfs.tree import Found
+    from vfs.found import Found
 
 #: Ranges listed one by one; an attribute holds 64 KiB at most, and nobody reads more.
 MAX_RANGES = 32

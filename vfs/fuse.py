@@ -21,6 +21,7 @@ import pyfuse3
 import trio
 
 from vfs.errors import BadBody, IsADirectory, NameTooLong, NotADirectory, NotFound, ReelfsError, Stale
+from vfs.found import Found
 from vfs.fuse_guard import Refusals, answered, asker, killable, opener
 from vfs.fuse_loop import Callers
 from vfs.inodes import Inode, Inodes, Snapshot
@@ -29,7 +30,7 @@ from vfs.readers import ProbeHandle, Readers
 from vfs.spans import Layout
 from vfs.storage.base import Corrupt
 from vfs.telemetry import Status
-from vfs.tree import Found, Tree
+from vfs.tree import Tree
 
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, FileInfo, ReaddirToken, RequestContext, StatvfsData

@@ -17,12 +17,12 @@ import pyfuse3
 import trio
 
 from vfs.errors import ReadOnly, TooBig
+from vfs.found import Found
 from vfs.fuse import OpenFile
 from vfs.fuse_guard import answered, asker, inner, killable
 from vfs.fuse_write import WritableAdapter
 from vfs.inodes import Inode
 from vfs.nodes import Bytes, Directory, Inbox
-from vfs.tree import Found
 
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields

@@ -27,6 +27,7 @@ from vfs.errors import (
     Stale,
     Unsupported,
 )
+from vfs.found import Found
 from vfs.fuse import NAME_MAX, XATTR_PREFIX, Adapter, Look, OpenFile, OpensLayouts
 from vfs.fuse_guard import answered, asker, inner, killable, opener
 from vfs.fuse_loop import Callers
@@ -34,7 +35,7 @@ from vfs.inodes import Inode, written_identity
 from vfs.nodes import Directory, Symlink
 from vfs.spans import StoredObject
 from vfs.telemetry import Status
-from vfs.tree import Found, Tree
+from vfs.tree import Tree
 from vfs.write.attributes import Attributes
 from vfs.write.pending import Entry, Kind, StagedObject
 from vfs.write.session import WriteSession

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import xxhash
 
 from vfs.errors import Stale
+from vfs.found import Found
 from vfs.names import parse_derived
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
 from vfs.spans import LOCAL, local_lineage
-from vfs.tree import Found
 
 #: FUSE_ROOT_ID of the kernel's protocol.
 ROOT = 1

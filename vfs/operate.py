@@ -15,11 +15,12 @@ from vfs.changes import Changes
 from vfs.config import LOG_LEVELS, Settings
 from vfs.control import Call, Control
 from vfs.errors import ConfigError, NotFound, ReadOnly, Unavailable
+from vfs.found import Found
 from vfs.nodes import Bytes, Directory, Spliced
 from vfs.reader import Reader
 from vfs.readers import Readers
 from vfs.telemetry import Status
-from vfs.tree import Found, Tree
+from vfs.tree import Tree
 from vfs.write.session import WriteSession
 
 log = logging.getLogger("vfs.operate")

@@ -18,8 +18,8 @@ from vfs.errors import ConfigError, NotFound, ReelfsError
 
 if TYPE_CHECKING:
     from vfs.config import Settings
+    from vfs.found import Found
     from vfs.runtime import Runtime
-    from vfs.tree import Found
 
 #: Bytes written to the terminal or pipe at a time.
 CHUNK = 1 << 20

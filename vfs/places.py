@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vfs import names
 from vfs.cache.kept import Kept
-from vfs.cache.metadata import FolderMark, Metadata
+from vfs.cache.listing import FolderMark
+from vfs.cache.metadata import Metadata
 from vfs.errors import IsADirectory
 from vfs.nodes import Node, Pool, Spliced
 from vfs.panel import Reports

@@ -20,12 +20,14 @@ from vfs.cache.budget import Budget
 from vfs.cache.derived import Derived
 from vfs.cache.disk import DiskCache
 from vfs.cache.kept import Kept
-from vfs.cache.metadata import Metadata, Stored
+from vfs.cache.listing import Stored
+from vfs.cache.metadata import Metadata
 from vfs.changes import Changes
 from vfs.config import KNOWN, Settings
 from vfs.control import Control
 from vfs.errors import ConfigError, DeadlineExceeded, ReelfsError, Unavailable
 from vfs.explain import explain
+from vfs.found import Found
 from vfs.hookspecs import MountCommand
 from vfs.operate import Operations
 from vfs.places import Services, StoredPlace
@@ -36,7 +38,7 @@ from vfs.spans import StoredObject
 from vfs.storage.base import Store
 from vfs.storage.guard import GuardedStore
 from vfs.telemetry import Status
-from vfs.tree import Found, Tree
+from vfs.tree import Tree
 from vfs.units import visible
 from vfs.usage import Usage, usage_file
 from vfs.write.merged import MergedMetadata

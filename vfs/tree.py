@@ -7,15 +7,13 @@ few names that a view reserves at the root.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 
 from vfs import names
-from vfs.cache.metadata import FolderMark, left_over
+from vfs.cache.listing import FolderMark, left_over
 from vfs.errors import (
     IsADirectory,
     MediaError,
@@ -27,6 +25,7 @@ from vfs.errors import (
     TooBig,
     WorkerFailed,
 )
+from vfs.found import Found, derived, joined
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.panel import Panel
 from vfs.places import Services, StoredPlace
@@ -38,41 +37,6 @@ log = logging.getLogger("vfs.tree")
 
 #: Files remembered to be no containers though they have the name of one.
 MAX_PLAIN = 65536
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a path turned out to be.
-
-    path: below the root of the mount, "" is the root. version: with the path, the identity of an inode; ""
-    for directories. ttl: seconds the answer may be kept, 0 = ask again each time. sources: the stored
-    versions the node depends on. attributes: shown as `user.reelfs.NAME`.
-    """
-
-    path: str
-    node: Node
-    version: str = ""
-    mtime_ns: int = 0
-    ttl: float = 0.0
-    sources: tuple[StoredObject, ...] = ()
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    place: StoredPlace | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def name(self) -> str:
-        """Last component of the path."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def size(self) -> int | None:
-        """Bytes; None while the size of a `Bytes` node is not settled; 0 for a directory."""
-        if isinstance(self.node, Spliced):
-            return self.node.layout.size
-        if isinstance(self.node, Bytes):
-            return self.node.size
-        return (
-            len(self.node.target.encode("utf-8", "surrogateescape")) if isinstance(self.node, Symlink) else 0
-        )
 
 
 #: The name of made files among what is kept on disk, and the largest that is.
@@ -142,7 +106,7 @@ class Tree:
             else:
                 found = await self._in_directory(parent, parent.node, name)
             if found is None:
-                raise NotFound(f"no such file: {_join(parent.path, name)}")
+                raise NotFound(f"no such file: {joined(parent.path, name)}")
         except NotFound as error:
             error.ttl = self._metadata.negative_ttl
             raise
@@ -160,7 +124,7 @@ class Tree:
             if node is None:
                 node = await self._unsettled(folder, name)
             if names.is_component(name):
-                found[name] = self._derived(_join(folder.path, name), node, folder.sources, folder.ttl)
+                found[name] = derived(joined(folder.path, name), node, folder.sources, folder.ttl)
         return found
 
     async def settle(self, found: Found) -> bytes:
@@ -241,7 +205,7 @@ class Tree:
         try:
             return await self._in_folder_once(place, name)
         except Stale as error:
-            log.info("%s: %s; looking again", _join(place.path, name), error)
+            log.info("%s: %s; looking again", joined(place.path, name), error)
             for file in (await self._metadata.starting(place.prefix, _stem(name))).files.values():
                 self._metadata.forget(file.key)
             return await self._in_folder_once(place, name)
@@ -262,7 +226,7 @@ class Tree:
             if (found := await self._sibling(place, name, nearby.files)) is not None:
                 return found
         node = await self._panel.resolve(place, name)
-        return self._derived(_join(place.path, name), node, (), self._ttl(place)) if node else None
+        return derived(joined(place.path, name), node, (), self._ttl(place)) if node else None
 
     async def _reserved(self, root: StoredPlace, name: str) -> Found | None:
         """`.reelfs` and its like: names of the root that are a view's own, also while the store is away."""
@@ -271,7 +235,7 @@ class Tree:
         listing = self._metadata.listings().get("")
         if listing is not None and listing.get(name) is not None:
             self._reports.collision(name, f"the mount's own name hides a real key: see .raw/{name}")
-        return self._derived(name, node, (), 0.0)
+        return derived(name, node, (), 0.0)
 
     async def _in_shared(self, place: StoredPlace, name: str) -> Found | None:
         """A name that a stored folder has not, of a directory of a view with the same name at the root."""
@@ -285,7 +249,7 @@ class Tree:
         if not isinstance(node, Directory):
             return None
         self._reports.collision(place.path, "a real folder: what is made stands beside what is stored")
-        return await self._in_directory(self._derived(place.path, node, (), self._ttl(root)), node, name)
+        return await self._in_directory(derived(place.path, node, (), self._ttl(root)), node, name)
 
     async def _sibling(
         self, place: StoredPlace, name: str, files: Mapping[str, StoredObject]
@@ -296,9 +260,9 @@ class Tree:
             file = files[known]
             source = place.file(file)
             if not rest and self._panel.of(source):
-                return self._directory_of(source, _join(place.path, name))
+                return self._directory_of(source, joined(place.path, name))
             if rest and (node := await self._panel.resolve(source, rest)) is not None:
-                return self._derived(_join(place.path, name), node, (file,), self._ttl(place))
+                return derived(joined(place.path, name), node, (file,), self._ttl(place))
         return None
 
     async def _list_folder(self, place: StoredPlace) -> dict[str, Found]:
@@ -314,22 +278,22 @@ class Tree:
                 self._note_collision(place, name, listing.files)
         for name in listing.shadowed:
             self._reports.collision(
-                _join(place.path, name), "a key that is file and folder: shown as the folder"
+                joined(place.path, name), "a key that is file and folder: shown as the folder"
             )
         if self._show_derived:
             for name, file in listing.files.items():
                 if name + "@" not in found and self._panel.of(place.file(file)):
-                    found[name + "@"] = self._directory_of(place.file(file), _join(place.path, name + "@"))
+                    found[name + "@"] = self._directory_of(place.file(file), joined(place.path, name + "@"))
         for name in self._panel.reserved & found.keys() if not place.path else ():
             if (own := await self._reserved(place, name)) is not None:
                 found[name] = own
-        derived, _ = await self._panel.entries(place)
-        for name, node in derived.items():
+        listed, _ = await self._panel.entries(place)
+        for name, node in listed.items():
             if name in found:
-                self._reports.collision(_join(place.path, name), "a real key hides a derived name")
+                self._reports.collision(joined(place.path, name), "a real key hides a derived name")
             elif names.is_component(name):
                 made = node or await self._unsettled(self._folder(place), name)
-                found[name] = self._derived(_join(place.path, name), made, (), self._ttl(place))
+                found[name] = derived(joined(place.path, name), made, (), self._ttl(place))
         return found
 
     def _note_collision(self, place: StoredPlace, name: str, files: Mapping[str, StoredObject]) -> None:
@@ -339,7 +303,7 @@ class Tree:
             return
         for file in (files[known] for known in _candidates(files, *cut)):
             if file.key != place.prefix + name and self._panel.of(place.file(file)):
-                self._reports.collision(_join(place.path, name), f"hides what is derived from {file.key}")
+                self._reports.collision(joined(place.path, name), f"hides what is derived from {file.key}")
                 return
 
     # -- nodes to Found ---------------------------------------------------------------------------------
@@ -368,7 +332,7 @@ class Tree:
             return self._folder(place.folder(name))
         file = place.file(stored)
         if self._expands(name, stored) and self._panel.of(file):
-            return self._directory_of(file, _join(place.path, name))
+            return self._directory_of(file, joined(place.path, name))
         whole = Spliced(layout=Layout.whole(stored), mtime_ns=stored.mtime_ns)
         node: Node = whole
         ttl = self._ttl(place)
@@ -377,7 +341,7 @@ class Tree:
         elif self._metadata.may_be_link(stored):
             ttl = 0.0  # a lookup will ask
         return Found(
-            path=_join(place.path, name),
+            path=joined(place.path, name),
             node=node,
             version=whole.version,
             mtime_ns=stored.mtime_ns,
@@ -432,37 +396,13 @@ class Tree:
             attributes={"source": stored.key, "etag": stored.version},
         )
 
-    def _derived(self, path: str, node: Node, sources: tuple[StoredObject, ...], ttl: float) -> Found:
-        """A node of a view at a path; its sources are those of its layout and of whom it was asked for."""
-        attributes: dict[str, str] = {}
-        mtime_ns, version = node.mtime_ns, ""
-        if isinstance(node, Directory):
-            ttl = ttl if node.ttl is None else node.ttl
-        elif isinstance(node, Spliced):
-            sources = tuple(dict.fromkeys((*sources, *node.layout.objects)))
-            version = node.version
-        elif isinstance(node, Bytes):
-            sources = tuple(dict.fromkeys((*sources, *(node.reads.objects if node.reads else ()))))
-            version = node.version or ""
-            ttl = ttl if node.version is not None else 0.0
-        elif isinstance(node, Symlink):
-            version = hashlib.blake2b(
-                node.target.encode("utf-8", "surrogateescape"), digest_size=16
-            ).hexdigest()
-        if sources:
-            attributes |= {"source": sources[0].key, "etag": sources[0].version}
-            mtime_ns = mtime_ns or max(s.mtime_ns for s in sources)
-        if isinstance(node, Spliced | Bytes):
-            attributes |= node.attributes
-        return Found(path, node, version, mtime_ns, ttl, sources, attributes)
-
     async def _in_directory(self, parent: Found, directory: Directory, name: str) -> Found | None:
         """One name in a directory that a view made."""
         node = await directory.lookup(name)
         if node is None:
             node = (await directory.entries()).get(name)
         if node is not None:
-            return self._derived(_join(parent.path, name), node, parent.sources, parent.ttl)
+            return derived(joined(parent.path, name), node, parent.sources, parent.ttl)
         cut = names.split_derived(name)
         return await self._beside_made(parent, directory, name, *cut) if cut else None
 
@@ -475,11 +415,11 @@ class Tree:
             node = await directory.lookup(file) or listed[file]
             if not isinstance(node, Spliced):
                 continue
-            source = StoredPlace.made(self._services, _join(parent.path, file), node)
+            source = StoredPlace.made(self._services, joined(parent.path, file), node)
             if not rest and self._panel.of(source):
-                return self._directory_of(source, _join(parent.path, name))
+                return self._directory_of(source, joined(parent.path, name))
             if rest and (made := await self._panel.resolve(source, rest)) is not None:
-                return self._derived(_join(parent.path, name), made, parent.sources, parent.ttl)
+                return derived(joined(parent.path, name), made, parent.sources, parent.ttl)
         return None
 
     async def _unsettled(self, folder: Found, name: str) -> Node:
@@ -489,7 +429,7 @@ class Tree:
             node = await folder.node.lookup(name)
             if node is not None:
                 return node
-            failure = ReelfsError(f"{_join(folder.path, name)} is listed but was not made")
+            failure = ReelfsError(f"{joined(folder.path, name)} is listed but was not made")
         except ReelfsError as error:
             failure = error
 
@@ -497,10 +437,6 @@ class Tree:
             raise failure
 
         return Bytes(produce=fail, version=None)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}/{name}" if path else name
 
 
 def _stem(name: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from vfs.cache.metadata import FOLDER, SILENCE, Metadata
+from vfs.cache.listing import FOLDER
+from vfs.cache.metadata import SILENCE, Metadata
 from vfs.errors import NotFound, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.base import ObjectDetails, Page

@@ -7,10 +7,10 @@ import trio
 
 from vfs.config import Settings
 from vfs.errors import NotFound
+from vfs.found import Found
 from vfs.nodes import Spliced
 from vfs.runtime import Runtime, open_runtime
 from vfs.storage.memory import MemoryStore
-from vfs.tree import Found
 
 LEFT = ("a/database.sqlite-wal", "a/database.sqlite-shm", "a/x.db-journal")
 SHOWN = ("a/database.sqlite", "a/x.db", "a/notes", "a/notes-journal", "a/alone.sqlite-wal", "a/x.db-mj0123")

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import trio
 
 from vfs import Bytes, Runtime, Settings, Spliced, open_runtime
+from vfs.found import Found
 from vfs.storage.local import LocalStore
-from vfs.tree import Found
 
 T = TypeVar("T")
 

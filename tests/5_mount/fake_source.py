@@ -23,12 +23,13 @@ from vfs.changes import Changes
 from vfs.config import Settings
 from vfs.control import Control
 from vfs.errors import Damaged, NotFound, ReelfsError, Stale
+from vfs.found import Found
 from vfs.fuse import Adapter, OpensLayouts
 from vfs.nodes import Bytes, Directory, Node, Spliced, Symlink
 from vfs.readers import Readers
 from vfs.spans import Extent, Inline, Layout, StoredObject
 from vfs.telemetry import Status
-from vfs.tree import Found, Tree
+from vfs.tree import Tree
 from vfs.write.session import WriteSession
 
 MTIME = 1_700_000_000_123_456_789

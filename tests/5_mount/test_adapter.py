@@ -15,13 +15,14 @@ import trio
 
 from vfs import errors
 from vfs.errors import ReelfsError
+from vfs.found import Found
 from vfs.fuse import Adapter, Look, OpensLayouts
 from vfs.fuse_guard import ORDINARY, only_cause
 from vfs.fuse_loop import Callers
 from vfs.inodes import ROOT
 from vfs.nodes import Directory, Node
 from vfs.telemetry import Status
-from vfs.tree import Found, Tree
+from vfs.tree import Tree
 
 ASKER = cast(pyfuse3.RequestContext, SimpleNamespace(pid=0))
 Expect = Callable[[str], None]

@@ -8,10 +8,10 @@ import pytest
 
 from vfs import inodes
 from vfs.errors import Stale
+from vfs.found import Found
 from vfs.inodes import ROOT, Inodes
 from vfs.nodes import Bytes, Directory, Node, Spliced
 from vfs.spans import Inline, Layout, StoredObject
-from vfs.tree import Found
 
 
 async def nothing() -> bytes:

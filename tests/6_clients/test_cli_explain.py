@@ -10,8 +10,8 @@ import pytest
 from vfs import Bytes, Directory, Extent, Inline, Layout, Node, Spliced, StoredObject, Symlink
 from vfs.config import Settings
 from vfs.explain import MAX_RANGES, explain, parse, related_notes
+from vfs.found import Found
 from vfs.telemetry import Status
-from vfs.tree import Found
 
 GAME = StoredObject("games/x.mp4", 540_000_000, '"abc-2"', 1)
 

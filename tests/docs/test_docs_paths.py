@@ -15,10 +15,10 @@ import trio
 from tests.docs.doc_pages import ROOT, code, table
 from vfs.config import Settings
 from vfs.errors import NotFound
+from vfs.found import Found
 from vfs.names import parse_derived
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
 from vfs.runtime import Runtime, open_runtime
-from vfs.tree import Found
 
 PAGE = ROOT / "docs" / "paths.md"
 MAGIC = {

@@ -19,7 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from vfs.cache.blocks import BlockCache
 from vfs.cache.budget import Budget
-from vfs.cache.metadata import FolderMark
+from vfs.cache.listing import FolderMark
 from vfs.errors import NotFound, Stale, Unavailable
 from vfs.reader import open_reader
 from vfs.spans import StoredObject

@@ -20,9 +20,10 @@ from typing import TypeVar
 import trio
 
 from vfs import names
+from vfs.cache.listing import FOLDER, Folder, FolderMark, Stored, database_of, restricted
 from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
-from vfs.spans import DerivedObject, StoredObject
+from vfs.spans import StoredObject
 from vfs.storage.base import LINK_METADATA, Page, Store, decoded
 
 log = logging.getLogger("vfs.cache.metadata")
@@ -46,57 +47,8 @@ MAX_STEMS = 256
 MAX_SEEN = 262144
 
 
-@dataclass(slots=True)
-class Folder:
-    """One whole listing. files: by name. folders: names. shadowed: file objects hidden by a folder of the
-    same name. unpathable: keys (or prefixes, ending in "/") that cannot be a path. fetched: clock seconds.
-    """
-
-    files: dict[str, StoredObject] = field(default_factory=dict)
-    folders: set[str] = field(default_factory=set)
-    shadowed: dict[str, StoredObject] = field(default_factory=dict)
-    unpathable: set[str] = field(default_factory=set)
-    fetched: float = 0.0
-
-    def add(self, prefix: str, page: Page) -> None:
-        """Sort one page of the listing of `prefix` into names."""
-        for stored in page.objects:
-            name = stored.key[len(prefix) :]
-            if not name:
-                continue  # the marker object of the folder itself
-            if names.is_component(name):
-                self.files[name] = stored
-            else:
-                self.unpathable.add(stored.key)
-        for common in page.prefixes:
-            name = common[len(prefix) :].removesuffix("/")
-            if names.is_component(name):
-                self.folders.add(name)
-            else:
-                self.unpathable.add(common)
-
-    def settle(self) -> None:
-        """A key that is file and folder is shown as the folder; the file is kept aside."""
-        for name in self.folders & self.files.keys():
-            self.shadowed[name] = self.files.pop(name)
-
-    def get(self, name: str) -> Stored | None:
-        """The child of that name, or None."""
-        if name in self.folders:
-            return FOLDER
-        return self.files.get(name)
-
-
 class _Away(Exception):
     """The store does not answer, and what is known counts."""
-
-
-class FolderMark:
-    """Says that a name is a folder; `FOLDER` is the one value."""
-
-
-FOLDER = FolderMark()
-Stored = StoredObject | FolderMark
 
 
 @dataclass(slots=True)
@@ -230,21 +182,21 @@ class Metadata:
         """Whether a stored file is a `-wal`, `-shm` or `-journal` stored beside a database: of another moment
         than the database, so that nobody must take it for a part of it.
         """
-        base = _database_of(name, stored)
+        base = database_of(name, stored)
         return base is not None and isinstance(await self.find(prefix, base), StoredObject)
 
     async def starting(self, prefix: str, stem: str) -> Folder:
         """The children of a folder whose names start with `stem`: from its listing, else one LIST."""
         if not self.store.remote:
-            return _restricted(await self.folder(prefix), stem)
+            return restricted(await self.folder(prefix), stem)
         while True:
             if (listing := self._fresh_listing(prefix)) is not None:
-                part = _restricted(listing, stem)
+                part = restricted(listing, stem)
                 if part.files or part.folders or self._is_none(listing, stem):
                     return part
             for known, kept in self._know(prefix).stems.items():
                 if stem.startswith(known) and self._is_young(kept):
-                    part = kept if known == stem else _restricted(kept, stem)
+                    part = kept if known == stem else restricted(kept, stem)
                     if part.files or part.folders or self._is_none(kept, stem):
                         return part
             async with self._flight(("stem", prefix + stem)) as leader:
@@ -355,7 +307,7 @@ class Metadata:
         known = self._know(prefix)
         folders = (f for s, f in known.stems.items() if stem.startswith(s))
         return any(
-            (part := _restricted(folder, stem)).files or part.folders or _belongs(folder, stem)
+            (part := restricted(folder, stem)).files or part.folders or _belongs(folder, stem)
             for folder in (*([known.listing] if known.listing else ()), *folders)
         )
 
@@ -582,20 +534,6 @@ class Metadata:
             event.set()
 
 
-def left_over(folder: Folder) -> set[str]:
-    """The names in a listing that are `-wal`, `-shm` and `-journal` files stored beside a database."""
-    found = ((name, _database_of(name, stored)) for name, stored in folder.files.items())
-    return {name for name, base in found if base in folder.files}
-
-
-def _database_of(name: str, stored: Stored) -> str | None:
-    """The database, by its name, that a stored file would lie beside. (What is staged is not stored.)"""
-    named = names.companion(name)
-    if named is None or not isinstance(stored, StoredObject) or isinstance(stored, DerivedObject):
-        return None
-    return named[0] if names.is_database_name(named[0]) else None
-
-
 def _split(key: str) -> tuple[str, str]:
     """The prefix (with its slash) and the name of a key."""
     cut = key.rfind("/") + 1
@@ -611,15 +549,6 @@ def _belongs(listing: Folder, name: str) -> bool:
 def _version(stored: Stored | None) -> object:
     """What makes a name another one: there or not, a folder or a version of a file."""
     return stored.version if isinstance(stored, StoredObject) else stored
-
-
-def _restricted(listing: Folder, stem: str) -> Folder:
-    """The part of a listing whose names start with `stem`."""
-    return Folder(
-        files={n: o for n, o in listing.files.items() if n.startswith(stem)},
-        folders={n for n in listing.folders if n.startswith(stem)},
-        fetched=listing.fetched,
-    )
 
 
 async def _both(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> None:

@@ -14,12 +14,12 @@ from trio.testing import trio_test
 
 from vfs.config import Settings
 from vfs.errors import NotFound, ReelfsError
+from vfs.found import Found
 from vfs.hookspecs import GROUP, hookimpl
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
 from vfs.places import StoredPlace
 from vfs.runtime import Runtime, open_runtime
 from vfs.storage.memory import MemoryStore
-from vfs.tree import Found
 from vfs.views import View
 
 #: Names no view knows, and none may stumble over.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from vfs.cache.metadata import FolderMark
+from vfs.cache.listing import FolderMark
 from vfs.errors import (
     AlreadyThere,
     IsADirectory,

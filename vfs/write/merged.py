@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from vfs import names
-from vfs.cache.metadata import FOLDER, MAX_POINTS, Folder, FolderMark, Metadata, Stored
+from vfs.cache.listing import FOLDER, Folder, FolderMark, Stored
+from vfs.cache.metadata import MAX_POINTS, Metadata
 from vfs.errors import NotFound
 from vfs.spans import StoredObject
 from vfs.write.pending import Entry, Kind, Pending, StagedObject

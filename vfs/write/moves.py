@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import trio
 
-from vfs.cache.metadata import FolderMark, Stored
+from vfs.cache.listing import FolderMark, Stored
 from vfs.errors import (
     AlreadyThere,
     BadName,

@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 
 from vfs import names
-from vfs.cache.metadata import Stored
+from vfs.cache.listing import Stored
 from vfs.errors import (
     AlreadyThere,
     NotEmpty,

@@ -1,0 +1,81 @@
+"""One listing of a folder, sorted into names. Pure: nobody is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vfs import names
+from vfs.spans import DerivedObject, StoredObject
+from vfs.storage.base import Page
+
+
+@dataclass(slots=True)
+class Folder:
+    """One whole listing. files: by name. folders: names. shadowed: file objects hidden by a folder of the
+    same name. unpathable: keys (or prefixes, ending in "/") that cannot be a path. fetched: clock seconds.
+    """
+
+    files: dict[str, StoredObject] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    shadowed: dict[str, StoredObject] = field(default_factory=dict)
+    unpathable: set[str] = field(default_factory=set)
+    fetched: float = 0.0
+
+    def add(self, prefix: str, page: Page) -> None:
+        """Sort one page of the listing of `prefix` into names."""
+        for stored in page.objects:
+            name = stored.key[len(prefix) :]
+            if not name:
+                continue  # the marker object of the folder itself
+            if names.is_component(name):
+                self.files[name] = stored
+            else:
+                self.unpathable.add(stored.key)
+        for common in page.prefixes:
+            name = common[len(prefix) :].removesuffix("/")
+            if names.is_component(name):
+                self.folders.add(name)
+            else:
+                self.unpathable.add(common)
+
+    def settle(self) -> None:
+        """A key that is file and folder is shown as the folder; the file is kept aside."""
+        for name in self.folders & self.files.keys():
+            self.shadowed[name] = self.files.pop(name)
+
+    def get(self, name: str) -> Stored | None:
+        """The child of that name, or None."""
+        if name in self.folders:
+            return FOLDER
+        return self.files.get(name)
+
+
+class FolderMark:
+    """Says that a name is a folder; `FOLDER` is the one value."""
+
+
+FOLDER = FolderMark()
+Stored = StoredObject | FolderMark
+
+
+def restricted(listing: Folder, stem: str) -> Folder:
+    """The part of a listing whose names start with `stem`."""
+    return Folder(
+        files={n: o for n, o in listing.files.items() if n.startswith(stem)},
+        folders={n for n in listing.folders if n.startswith(stem)},
+        fetched=listing.fetched,
+    )
+
+
+def left_over(folder: Folder) -> set[str]:
+    """The names in a listing that are `-wal`, `-shm` and `-journal` files stored beside a database."""
+    found = ((name, database_of(name, stored)) for name, stored in folder.files.items())
+    return {name for name, base in found if base in folder.files}
+
+
+def database_of(name: str, stored: Stored) -> str | None:
+    """The database, by its name, that a stored file would lie beside. (What is staged is not stored.)"""
+    named = names.companion(name)
+    if named is None or not isinstance(stored, StoredObject) or isinstance(stored, DerivedObject):
+        return None
+    return named[0] if names.is_database_name(named[0]) else None
