@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from vfs import cli
+from vfs.config import Settings
 from vfs.terminal import EXIT_BROKEN_PIPE
 
 #: No user's configuration, and none of the plugins that take long to load: they have tests of their own.
@@ -210,3 +213,13 @@ def test_the_command_line_itself_is_light() -> None:
     code = f"import sys, vfs.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_every_option_of_mount_is_a_setting() -> None:
+    """So it can be given in the file and the environment, too (tests/0_pure/test_config.py tries each)."""
+    rows = {option.key: option for option in Settings.describe()}
+    options = set(inspect.signature(cli.mount).parameters) - {"config", "options"}
+    assert {"source", "mountpoint", "cache_dir", "memory", "read_write", "umask"} < options
+    for name in options:
+        assert rows[name].env == f"REELFS_{name.upper()}"
+        assert rows[name].flag in (f"--{name.replace('_', '-')}", name.upper(), "--read-write / --read-only")

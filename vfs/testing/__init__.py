@@ -21,7 +21,8 @@ A view of a plugin is right when this passes::
 """
 
 from vfs.storage.memory import MemoryStore
-from vfs.testing.stores import ODD_KEYS, StoreContract
+from vfs.testing.storecase import ODD_KEYS
+from vfs.testing.stores import StoreContract
 from vfs.testing.views import ViewContract, ViewsPlugin
 
 __all__ = ["ODD_KEYS", "MemoryStore", "StoreContract", "ViewContract", "ViewsPlugin"]
