@@ -190,3 +190,48 @@ def test_r2_is_signed_for_its_own_region(scheme: str) -> None:
     access = connect(Target(scheme, "bucket", "", 10.0, 4, environ))
     assert access.client.meta.region_name == "auto"
     access.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "environ", "url"),
+    [
+        ("s3", {"AWS_REGION": "us-east-1"}, "https://s3.amazonaws.com"),
+        ("s3", {"AWS_REGION": "eu-west-1"}, "https://s3.eu-west-1.amazonaws.com"),
+        ("r2", {"R2_ACCOUNT_ID": "abc"}, "https://abc.r2.cloudflarestorage.com"),
+        ("s3", {"AWS_ENDPOINT_URL": "http://[::1]:9000"}, "http://[::1]:9000"),
+    ],
+)
+def test_all_calls_go_by_connections_that_can_be_ended(
+    scheme: str, environ: dict[str, str], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3's too, wherever the endpoint is: none is left to its own connections."""
+    keys = {"AWS_ACCESS_KEY_ID": "identity", "AWS_SECRET_ACCESS_KEY": "secret"}
+    access = connect(Target(scheme, "bucket", "", 10.0, 4, environ | keys))
+    sent: list[tuple[str, str]] = []
+
+    def send(method: str, path: str, *rest: object) -> None:
+        sent.append((method, path))
+        raise OSError("enough")
+
+    monkeypatch.setattr(access.connections, "send", send)
+    with pytest.raises(OSError, match="enough"):
+        access.client.head_object(Bucket="bucket", Key="a b")
+    with pytest.raises(OSError, match="enough"):
+        access.client.put_object(Bucket="bucket", Key="a b", Body=b"x")
+    assert access.connections.endpoint == url
+    assert sent == [("HEAD", "/bucket/a%20b"), ("PUT", "/bucket/a%20b")]
+    access.close()
+
+
+def test_a_bucket_of_aws_is_asked_at_the_host_of_its_region() -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "identity", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    access = connect(Target("s3", "bucket", "", 10.0, 4, keys))
+    moved = access.moved("ap-southeast-2")
+    assert (moved.region, moved.connections.endpoint) == (
+        "ap-southeast-2",
+        "https://s3.ap-southeast-2.amazonaws.com",
+    )
+    renewed = connect(moved.target)
+    assert renewed.region == "ap-southeast-2"  # also with the credentials that follow
+    for made in (access, moved, renewed):
+        made.close()
