@@ -30,7 +30,7 @@ from tests.faults.proxy import Proxy, Rule
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, environ_for, moto_server, rclone_server
 from vfs.errors import BadBody, ConfigError, Denied, NotFound, ReelfsError, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage import r2, signing
+from vfs.storage import calls, signing
 from vfs.storage.access import Target, connect, endpoint_of
 from vfs.storage.answers import check, retry_after
 from vfs.storage.open import open_store
@@ -203,7 +203,7 @@ async def test_credentials_that_changed_in_their_file_are_used(
     rclone: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a refusal the files are read again, at most so often; the answer then is "try again"."""
-    monkeypatch.setattr(r2, "RENEWAL_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "RENEWAL_SECONDS", 0.0)
     path = tmp_path / "credentials"
 
     def write(secret: str) -> None:
@@ -220,7 +220,7 @@ async def test_credentials_that_changed_in_their_file_are_used(
     ]
     for ask in asks:
         write("wrong-secret")
-        store._access = await trio.to_thread.run_sync(connect, store._access.target)
+        store._calls.access = await trio.to_thread.run_sync(connect, store._calls.access.target)
         with pytest.raises(Denied):
             await ask()
         write(SECRET_KEY)
@@ -375,7 +375,7 @@ async def test_uploads_carry_nothing_r2_refuses() -> None:
     with moto_server() as server:
         server.fill("bucket", {})
         store = s3("s3://bucket", server.environ)
-        client, seen = store._access.client, []
+        client, seen = store._calls.access.client, []
         for operation in ("PutObject", "UploadPart"):
             client.meta.events.register_last(
                 f"before-send.s3.{operation}", lambda request, **_: seen.append(dict(request.headers))

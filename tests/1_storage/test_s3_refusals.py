@@ -14,7 +14,8 @@ from trio.testing import trio_test
 from tests.faults.proxy import Proxy, Rule
 from tests.servers import ACCESS_KEY, R2, SECRET_KEY, environ_for, r2_server
 from vfs.errors import BadBody, Denied, StoreError, Unavailable
-from vfs.storage import r2
+from vfs.pytest_plugin import ExpectedLogs
+from vfs.storage import calls
 from vfs.storage.guard import GuardedStore
 from vfs.storage.open import open_store
 from vfs.storage.r2 import S3Store
@@ -75,7 +76,7 @@ def _no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(r2, "RENEWAL_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "RENEWAL_SECONDS", 0.0)
 
 
 @asynccontextmanager
@@ -121,7 +122,7 @@ async def test_the_region_of_a_bucket_is_learnt(server: R2, name: str, how: str)
         statuses = [entry.status for entry in server.log()]
         assert statuses[0] in (301, 400)
         assert max(statuses[1:]) < 300
-        assert inner(store)._access.region == "eu-west-1"
+        assert inner(store)._calls.access.region == "eu-west-1"
 
 
 @pytest.mark.parametrize("how", ["redirect", "malformed", "malformed, in the body"])
@@ -151,7 +152,7 @@ async def test_the_first_request_of_a_region_is_repeated_once(server: R2) -> Non
 async def test_a_bucket_that_is_sent_from_one_region_to_the_other_is_an_error(
     server: R2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(r2, "RENEWAL_SECONDS", 10.0)
+    monkeypatch.setattr(calls, "RENEWAL_SECONDS", 10.0)
     with Proxy(server.url) as proxy:
         proxy.fault(Rule("status", status=301, headers={"x-amz-bucket-region": "eu-west-1"}))
         async with opened(environ_for(proxy.url)) as store:
@@ -169,7 +170,7 @@ async def test_a_region_that_cannot_be_one_is_not_believed(server: R2) -> None:
         async with opened(environ_for(proxy.url)) as store:
             with pytest.raises(StoreError, match="HTTP 301"):
                 await store.list()
-            assert inner(store)._access.region == "us-east-1"
+            assert inner(store)._calls.access.region == "us-east-1"
 
 
 # -- credentials --------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ async def test_readers_whose_token_expires_together_are_all_served(
     server: R2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The credentials are looked for once, and who is refused meanwhile waits for them."""
-    monkeypatch.setattr(r2, "RENEWAL_SECONDS", 10.0)
+    monkeypatch.setattr(calls, "RENEWAL_SECONDS", 10.0)
     write_token(tmp_path / "credentials", "one")
     server.option(token="one")
     async with opened({"AWS_ENDPOINT_URL": server.url, "AWS_REGION": "us-east-1"}) as store:
@@ -218,6 +219,24 @@ async def test_readers_whose_token_expires_together_are_all_served(
         async with trio.open_nursery() as nursery:
             for offset in range(40):
                 nursery.start_soon(store.read, stored, offset, 100)
+
+
+@trio_test
+async def test_credentials_that_went_away_leave_the_refusal(
+    server: R2, tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    """Half a file while it is written, say: what is told is that the store refused."""
+    write_token(tmp_path / "credentials", "one")
+    server.option(token="one")
+    async with opened({"AWS_ENDPOINT_URL": server.url, "AWS_REGION": "us-east-1"}) as store:
+        await store.list()
+        server.option(token="two")
+        (tmp_path / "credentials").write_text("[default]\naws_access_key_id=x\n")
+        with pytest.raises(Denied, match="the store refused the credentials"):
+            await store.list()
+        write_token(tmp_path / "credentials", "two")
+        await store.list()
+    expected_logs("other credentials could not be had")
 
 
 @pytest.mark.parametrize("name", ["head", "put"])
@@ -268,7 +287,7 @@ async def test_a_call_that_is_cancelled_frees_its_thread(server: R2) -> None:
                     await trio.sleep(0.1)
                     nursery.cancel_scope.cancel()
                 assert trio.current_time() - began < 5.0
-                threads = inner(store)._threads
+                threads = inner(store)._calls.threads
                 with trio.fail_after(3.0):  # the timeout of a read is ten seconds
                     while threads.borrowed_tokens:
                         await trio.sleep(0.01)
@@ -299,7 +318,7 @@ async def test_closing_closes_connections(server: R2) -> None:
             async with trio.open_nursery() as nursery:
                 for offset in range(8):
                     nursery.start_soon(store.read, stored, offset, 100)
-            pool = inner(store)._access.connections._pool
+            pool = inner(store)._calls.access.connections._pool
             idle = [connection for connection in list(pool.pool.queue) if connection is not None]
             assert idle
             assert all(connection.is_connected for connection in idle)

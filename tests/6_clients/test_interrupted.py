@@ -34,22 +34,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[R2]:
     [
         (("ls", "s3://bucket", "/"), "list"),
         (("cat", "s3://bucket", "a.bin"), "get"),
-        (("get", "s3://bucket/a.bin", "OUT"), "head"),
         (("mount", "s3://bucket", "POINT"), "list"),
         (("mount", "--foreground", "s3://bucket", "POINT"), "list"),
     ],
-    ids=["ls", "cat", "get", "mount", "mount in the foreground"],
+    ids=["ls", "cat", "mount", "mount in the foreground"],
 )
 def test_ctrl_c_while_the_store_hangs(
     server: R2, tmp_path: Path, arguments: Sequence[str], kind: str
 ) -> None:
     point = tmp_path / "point"
     point.mkdir()
-    words = {"OUT": str(tmp_path / "out"), "POINT": str(point)}
     with Proxy(server.url) as proxy:
         proxy.fault(Rule("hang", kind=kind))
         environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], **environ_for(proxy.url)}
-        command = [sys.executable, "-m", "vfs.cli", *(words.get(word, word) for word in arguments)]
+        command = [
+            sys.executable,
+            "-m",
+            "vfs.cli",
+            *(str(point) if word == "POINT" else word for word in arguments),
+        ]
         # A group of its own, as a terminal gives it: the signal reaches a daemon that is being started, too.
         process = subprocess.Popen(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -69,5 +72,4 @@ def test_ctrl_c_while_the_store_hangs(
             process.communicate()
         assert (process.returncode, said) == (EXIT_INTERRUPTED, b"")
         assert mounts.mount_at(point) is None
-        assert not (tmp_path / "out").exists()
         proxy.clear()

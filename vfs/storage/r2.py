@@ -1,14 +1,12 @@
 """`r2://` and `s3://`: a bucket through boto3; ranged reads through `signing`, at less than half the cost.
 
-Every body is checked (`answers`). Calls block and run in threads, reads under one limit and metadata under
-another. A cancelled call is not waited for: its connection is ended, and its thread with it.
+Every body is checked (`answers`). Calls block and run in threads (`calls`), reads under one limit and metadata
+under another.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,9 +18,8 @@ import trio
 from vfs.errors import BadBody, Denied, NotFound, Stale, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage import r2copy, r2write
-from vfs.storage.access import METADATA_THREADS, Access, Target, connect
+from vfs.storage.access import Access, Target, connect
 from vfs.storage.answers import (
-    Elsewhere,
     Unsaid,
     check_body,
     check_head,
@@ -35,16 +32,14 @@ from vfs.storage.answers import (
 )
 from vfs.storage.arriving import Arriving, Intake
 from vfs.storage.base import Body, Corrupt, ObjectDetails, Page, Part
+from vfs.storage.calls import Calls
 from vfs.storage.connections import NO_ANSWER, TROUBLE, Transfer
 from vfs.storage.upload import run_all
 
-log = logging.getLogger("vfs.storage.r2")
 T = TypeVar("T")
 
 #: Bytes of UTF-8 a key may have in S3 and R2.
 MAX_KEY = 1024
-#: Seconds between two looks for other credentials after the store refused, and between two moves.
-RENEWAL_SECONDS = 10.0
 #: Seconds a presigned URL may be valid: S3's and R2's limit.
 MAX_EXPIRES = 7 * 24 * 3600
 
@@ -76,20 +71,14 @@ class S3Store:
 
     def __init__(self, access: Access) -> None:
         target = access.target
-        self._access = access
         self._bucket = target.bucket
         self._prefix = f"{target.prefix}/" if target.prefix else ""
         self._scheme = target.scheme
-        self._looked = self._went = float("-inf")
-        self._changing = trio.Lock()
+        self._calls = Calls(access, self.url)
         self._besides: Counter[str] = Counter()
-        self._reading = trio.CapacityLimiter(target.connections)
-        self._asking = trio.CapacityLimiter(METADATA_THREADS)
         self._doubted: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._sums: OrderedDict[tuple[str, str], int | None] = OrderedDict()
         self._sumless = 0
-        #: Of these, more: a call that was abandoned while it connected holds its thread, but no place.
-        self._threads = trio.CapacityLimiter(target.threads)
 
     @property
     def url(self) -> str:
@@ -153,14 +142,9 @@ class S3Store:
         if token is not None:
             parameters["ContinuationToken"] = token
         page = await self._ask(None, lambda client: self._page(client, parameters))
-        # Who lists will read, and the connections for that are others.
-        trio.lowlevel.spawn_system_task(self._connect_ahead)
+        # Who lists will read, and what is read comes by several connections.
+        trio.lowlevel.spawn_system_task(self._calls.connect_ahead)
         return page
-
-    async def _connect_ahead(self) -> None:
-        await trio.to_thread.run_sync(
-            self._access.connections.connect_ahead, limiter=self._threads, abandon_on_cancel=True
-        )
 
     def _page(self, client: Any, parameters: Mapping[str, Any]) -> Page:
         # boto3 asks for `encoding-type=url` by itself, and decodes: any key comes as it is.
@@ -191,14 +175,12 @@ class S3Store:
         """
         if (stored.key, stored.version) in self._doubted and length < stored.size <= DOUBTED_BYTES:
             return memoryview(await self.read(stored, 0, stored.size))[offset : offset + length]
-        access = self._access
         # In time: what an attempt that was given up brings goes nowhere.
         intake = (arriving or Arriving(length)).begin()
         try:
-            return await self._in_thread(
-                access,
-                self._reading,
-                lambda transfer: self._get(access, stored, offset, length, intake, transfer),
+            return await self._calls.run(
+                self._calls.reading,
+                lambda access, transfer: self._get(access, stored, offset, length, intake, transfer),
             )
         except _Suspect as suspect:
             self._besides["head"] += 1
@@ -336,7 +318,7 @@ class S3Store:
         """A URL that reads or stores the object for a while without credentials, for whoever has it."""
         if not self._is_possible(key):
             return None
-        url: str = self._access.client.generate_presigned_url(
+        url: str = self._calls.access.client.generate_presigned_url(
             "put_object" if put else "get_object",
             Params={"Bucket": self._bucket, "Key": self._prefix + key},
             ExpiresIn=max(1, min(expires, MAX_EXPIRES)),
@@ -351,7 +333,11 @@ class S3Store:
 
     async def aclose(self) -> None:
         """Close connections."""
-        await trio.to_thread.run_sync(self._access.close)
+        await self._calls.aclose()
+
+    async def renew(self) -> None:
+        """Take up the credentials that are given now. Raises ConfigError, Denied: the old ones stay."""
+        await self._calls.renew()
 
     # -- in threads -------------------------------------------------------------------------------------
 
@@ -398,9 +384,8 @@ class S3Store:
 
     async def _ask(self, key: str | None, function: Callable[[Any], T]) -> T:
         """A call of boto3, with errors of ours. key: what a 404 is about; None = the bucket."""
-        access = self._access
 
-        def call(transfer: Transfer) -> T:
+        def call(access: Access, transfer: Transfer) -> T:
             try:
                 with access.connections.used_by(transfer):
                     return function(access.client)
@@ -412,7 +397,7 @@ class S3Store:
                 raise BadBody(f"{key or 'listing'}: an answer without {short(error)}") from error
 
         try:
-            return await self._in_thread(access, self._asking, call)
+            return await self._calls.run(self._calls.asking, call)
         except Unsaid:
             if key is None:
                 raise
@@ -423,61 +408,6 @@ class S3Store:
     def _why(self, client: Any, key: str) -> None:
         """Raise what a GET of an object is refused with: a HEAD that is has no words for it."""
         client.get_object(Bucket=self._bucket, Key=key, Range="bytes=0-0")["Body"].close()
-
-    async def _in_thread(
-        self, access: Access, places: trio.CapacityLimiter, call: Callable[[Transfer], T]
-    ) -> T:
-        """What a thread gives that asks by this access. Cancelled, it is given up at once."""
-        transfer = Transfer()
-        try:
-            async with places:
-                return await trio.to_thread.run_sync(
-                    call, transfer, limiter=self._threads, abandon_on_cancel=True
-                )
-        except trio.Cancelled:
-            transfer.abandon()
-            raise
-        except Elsewhere as error:
-            if await self._moved(access, error.region):
-                raise Unavailable(f"the bucket is in {error.region}") from None
-            raise
-        except Denied:
-            if await self._renewed(access):
-                raise Unavailable("the credentials had changed") from None
-            raise
-
-    # -- other credentials, another region ----------------------------------------------------------------
-
-    async def renew(self) -> None:
-        """Take up the credentials that are given now. Raises ConfigError, Denied: the old ones stay."""
-        async with self._changing:
-            fresh = await trio.to_thread.run_sync(self._access.renewed)
-            if fresh is not None:
-                self._access = fresh
-
-    async def _renewed(self, access: Access) -> bool:
-        """The store refused these credentials: whether there are others by now. They are looked for once,
-        whoever asks; calls under way end with the old access, which then falls away.
-        """
-        async with self._changing:
-            if self._access is access and time.monotonic() - self._looked >= RENEWAL_SECONDS:
-                self._looked = time.monotonic()
-                fresh = await trio.to_thread.run_sync(access.renewed, abandon_on_cancel=True)
-                self._access = fresh or access
-            return self._access is not access
-
-    async def _moved(self, access: Access, region: str) -> bool:
-        """The bucket is said to be in another region: whether it is asked there from now on. (Not when the
-        one sends to the other and back.)
-        """
-        if region == access.region:
-            return False
-        async with self._changing:
-            if self._access is access and time.monotonic() - self._went >= RENEWAL_SECONDS:
-                self._went = time.monotonic()
-                self._access = await trio.to_thread.run_sync(access.moved, region, abandon_on_cancel=True)
-                log.info("%s is in %s, and asked there", self.url, region)
-            return self._access is not access
 
     def _is_possible(self, key: str) -> bool:
         """False for what cannot be a key: no request is needed to know that there is none."""
