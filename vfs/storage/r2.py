@@ -1,7 +1,7 @@
 """`r2://` and `s3://`: a bucket through boto3; ranged reads through `signing`, at less than half the cost.
 
-Every body is checked (`answers`). Calls block and run in threads (`calls`), reads under one limit and metadata
-under another.
+Every body is checked (`answers`). Calls block and run in threads (`calls`), reads under one limit and
+metadata under another.
 """
 
 from __future__ import annotations
