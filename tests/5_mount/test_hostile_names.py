@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import subprocess
@@ -218,13 +219,16 @@ def test_programs_get_along_with_odd_names(bucket: Any, tmp_path: Path) -> None:
     assert walk(tmp_path / "copy") == walk(bucket.path)
 
 
-def test_a_real_folder_of_our_name_is_shown_as_it_is(mounting: MountIt) -> None:
-    """C5: keys below `.reelfs/` and `.raw/` are stored files like others, though they hide ours."""
+def test_real_keys_below_our_names_are_read_below_raw(mounting: MountIt) -> None:
+    """The mount can be asked what it is doing whatever is stored, and nothing that is stored is lost."""
     objects = {key: key.encode() for key in (".reelfs/status.json", ".raw/a.bin", "b.bin")}
     with bare_bucket(objects) as url:
         mount = mounting({}, source="s3://bucket", environ=environ_for(url), cache_dir="none", deadline="5s")
-        assert walk(mount.path) == objects
-        assert read(mount / ".reelfs/keys") == errno.ENOENT
+        assert walk(mount / ".raw") == objects
+        assert json.loads((mount / ".reelfs/status.json").read_bytes())["source"] == "s3://bucket"
+        assert sorted(os.listdir(mount.path)) == [".raw", ".reelfs", "b.bin"]
+        told = (mount / ".reelfs/collisions").read_text().splitlines()
+        assert [line.partition("\t")[0] for line in told] == [".raw", ".reelfs"]
 
 
 def test_local_names_of_any_bytes(mounting: MountIt) -> None:
