@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfs import wholeread
@@ -144,6 +144,7 @@ def test_a_checksum_that_does_not_come_is_not_waited_for_long(monkeypatch: pytes
     run(scenario)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000), st.lists(st.integers(0, 2000), max_size=30), st.randoms())
 def test_pieces_in_any_order_make_the_whole(body: bytes, cuts: list[int], dice: random.Random) -> None:
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
