@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tests.docs.doc_pages import PAGES, blocks, commands, same_output
+from vfs import cli
 
 WITH_COMMANDS = [page for page in PAGES if blocks(page, "console")]
 NOT_RUN = "*Not run by "
@@ -49,6 +53,44 @@ def test_a_command_that_is_not_run_says_why(page: Path) -> None:
             assert block.before.startswith(NOT_RUN), (
                 f"{page.name}:{block.line}: commands no test runs, and no line above that says why"
             )
+
+
+def misnamed(text: str) -> list[str]:
+    """The commands of a text that do not exist, or have not the options they are shown with."""
+    spans = re.findall(r"`(reelfs [^`]+)`", text)
+    spans += re.findall(r"^(?:\$ |sudo |\$ sudo )(reelfs .+)$", text, re.MULTILINE)
+    found = []
+    for span in spans:
+        words = span.split()[1:]
+        command: Any = typer.main.get_command(cli.app)
+        while words and hasattr(command, "get_command") and words[0][0] not in "-(|.":
+            name = words.pop(0).rstrip(",.:;").partition("|")[0]
+            command = command.get_command(None, name)
+            if command is None:
+                found.append(f"`{span}`: no command {name}")
+        known = {o for p in getattr(command, "params", ()) for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        for word in words:
+            if word in ("|", "||", "&&", ">", "#"):
+                break
+            flag = word.partition("=")[0].rstrip("],.)")
+            if flag.startswith("--") and flag not in known and command is not None:
+                found.append(f"`{span}`: no option {flag}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_named_in_the_text_exist_with_their_options(page: Path) -> None:
+    """In sentences, tables and blocks that are not run, too."""
+    assert misnamed(page.read_text()) == []
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    told = misnamed("so `reelfs mont x` and `reelfs umount --lasy`:\n$ reelfs service instal a\n")
+    assert [line.rpartition(": ")[2] for line in told] == [
+        "no command mont",
+        "no option --lasy",
+        "no command instal",
+    ]
 
 
 def test_ellipses_and_spaces_are_all_that_may_differ() -> None:
