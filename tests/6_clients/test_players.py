@@ -262,7 +262,7 @@ REAL = [
 @pytest.mark.shared
 @needs_ffmpeg
 @needs_mpv
-@pytest.mark.parametrize(("kind", "name"), some(["real"], REAL, 4))
+@pytest.mark.parametrize(("kind", "name"), some(["real"], REAL, 2))
 def test_real_videos_play_as_they_do_beside_the_mount(shared_mount: Mount, kind: str, name: str) -> None:
     """With their clips, by ffmpeg and mpv; what a file's own faults make a player say, it may say here."""
     stem = name.rpartition(".")[0]
