@@ -303,6 +303,18 @@ def test_what_others_changed_is_told_as_it_is_noticed() -> None:
         await metadata.folder("games/")
         expected = [("games/new", FOLDER), ("games/x.mp4.index.sqlite", 5), ("games/xy.mp4", None)]
         assert told[1:] == expected
+        clock.now += 100
+        store.replace("games/x.mp4", b"longer still")
+        await metadata.find("games/", "x.mp4")  # looked up by itself
+        store.replace("games/late.mp4", b"late")
+        await metadata.find("games/", "late.mp4")
+        store.remove("games/x.mp4.index.sqlite")
+        assert await metadata.find("games/", "x.mp4.index.sqlite") is None
+        expected += [("games/x.mp4", 12), ("games/late.mp4", 4), ("games/x.mp4.index.sqlite", None)]
+        assert told[1:] == expected
+        clock.now += 100
+        await metadata.folder("games/")
+        assert told[1:] == expected  # once each
         metadata.forget_at("games")  # refreshed, or an event: that was told already
         store.remove("games/x.mp4")
         await metadata.folder("games/")

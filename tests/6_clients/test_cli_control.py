@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.faulty_mounts import started
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, moto_server
 from vfs import mounts
 from vfs.controlclient import Client, the_mount
@@ -149,6 +150,7 @@ def test_refresh_shows_what_came_and_went_without_unmounting(desk: Desk) -> None
     _until(lambda: (games / "b.bin").stat().st_size == len(MEDIA))
 
 
+@pytest.mark.timeout(40)
 def test_watch_tells_what_the_mount_finds_by_looking(desk: Desk) -> None:
     """No event, no refresh: the version is another at the next open, after `attr_ttl`."""
     point = desk.home / "looking"
@@ -159,7 +161,7 @@ def test_watch_tells_what_the_mount_finds_by_looking(desk: Desk) -> None:
     try:
         os.listdir(point)
         command = [sys.executable, "-m", "vfs.cli", "watch", str(point)]
-        with subprocess.Popen(command, env=desk.environ, stdout=subprocess.PIPE, text=True) as watch:
+        with started(command) as watch:
             assert watch.stdout is not None
             assert json.loads(watch.stdout.readline())["action"] == "watching"
             desk.server.fill("videos", {"games/looked.bin": b"one"})
@@ -170,7 +172,6 @@ def test_watch_tells_what_the_mount_finds_by_looking(desk: Desk) -> None:
             desk.server.fill("videos", {"games/looked.bin": b"longer"})
             assert (point / "looked.bin").read_bytes() == b"longer"
             assert json.loads(watch.stdout.readline())["size"] == 6
-            watch.kill()
     finally:
         mounts.unmount(point, lazy=True)
 

@@ -174,6 +174,7 @@ class Metadata:
                         )
                     except _Away:
                         continue
+                    self._compare_one(prefix, name, found)
                     self._add(prefix, {name: found})
                     self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
                     return found
@@ -236,6 +237,16 @@ class Metadata:
             old, new = before.get(name), now.get(name)
             if _version(old) != _version(new):
                 self.noticed(prefix + name, new)
+
+    def _compare_one(self, prefix: str, name: str, now: Stored | None) -> None:
+        """The same for one name that was looked up."""
+        known = self._know(prefix)
+        before = next((version for version in known.versions(name) if version is not None), None)
+        if (before is not None or known.listing is not None) and _version(before) != _version(now):
+            self.noticed(prefix + name, now)
+        if now is None and known.listing is not None:
+            known.listing.files.pop(name, None)
+            known.listing.folders.discard(name)
 
     async def _asked(self, key: str) -> StoredObject | None:
         """What a HEAD tells, put wherever the object is known; None when there was no answer in time."""
