@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from vfs_search.cascade import Stretch
 from vfs_search.catalog import Entry, Snapshot
 from vfs_search.grammar import Moment, Options
 from vfs_search.hits import Answer, Hit, order
+from vfs_search.landmarks import HOP, RATE
 from vfs_search.local import Local
 from vfs_search.options import Options as Settings
 from vfs_search.origins import Origin
@@ -99,8 +100,9 @@ async def clip(
     if snapshot is None or options.tier == "provenance" or (hits and not options.tier):
         return _answer(hits, _status(snapshot) | {"tiers": ["provenance"]}, options)
     source = Source(partial(root.stream, node.layout), node.layout.size)
-    question = await in_worker(sampling.question, "mp4", plan, source=source, deadline=_PATIENCE)
-    return await stretches(root, snapshot, question, about, options, limits, hits)
+    decoded = partial(in_worker, sampling.question, "mp4", plan, source=source, deadline=_PATIENCE)
+    known = None if descriptor else await _known(root, snapshot, about)
+    return await stretches(root, snapshot, decoded, about, options, limits, hits, known)
 
 
 async def local(
@@ -118,30 +120,37 @@ async def local(
             return Answer((), _status(snapshot))
         return await _pictures(root, snapshot, shown, About(), options, limits, [])
     source = Source(file.stream, file.size)
-    question = await in_worker(sampling.question, demuxer, plan, source=source, deadline=_PATIENCE)
+    decoded = partial(in_worker, sampling.question, demuxer, plan, source=source, deadline=_PATIENCE)
     if snapshot is None:
+        await decoded()  # what is wrong with it is said without an index, too
         return Answer((), _status(snapshot))
-    return await stretches(root, snapshot, question, About(), options, limits)
+    return await stretches(root, snapshot, decoded, About(), options, limits)
 
 
 async def stretches(
     root: Place,
     snapshot: Snapshot,
-    question: Question,
+    decoded: Callable[[], Awaitable[Question]],
     about: About,
     options: Options,
     limits: Limits,
     hits: Sequence[Hit] = (),
+    known: Question | None = None,
 ) -> Answer:
-    """Tier by tier; the first that is sure is the answer, unless all are asked for."""
+    """Tier by tier; the first that is sure is the answer, unless all are asked for.
+
+    decoded: gives the question, when it is needed. known: what there is of it without.
+    """
     descriptor, _ = limits.asking(options)
     if descriptor:
-        return await _by_descriptor(root, snapshot, descriptor, question, about, options, limits)
-    found, tiers = list(hits), []
+        return await _by_descriptor(root, snapshot, descriptor, await decoded(), about, options, limits)
+    found, tiers, question = list(hits), [], known
     for tier, look in (("coded", cascade.coded), ("sound", cascade.sound), ("visual", cascade.visual)):
         if options.tier not in ("", "all", tier):
             continue
         tiers.append(tier)
+        if question is None or (tier == "visual" and question is known):
+            question = await decoded()
         skip = _own(snapshot, about)
         arguments = (snapshot, question, skip) if tier == "visual" else (snapshot, question)
         there = await in_thread(look, *arguments)
@@ -263,6 +272,21 @@ def _beyond(there: Iterable[Stretch], found: Sequence[Hit], snapshot: Snapshot) 
             for path, start, end in known
         )
     ]
+
+
+async def _known(root: Place, snapshot: Snapshot, about: About) -> Question | None:
+    """The coded pictures and the sound of a stretch as the index has them: nothing needs to be decoded."""
+    for entry in snapshot.entries:
+        if entry.key == about.path and await _is_there(root, entry):
+            times, sound = snapshot.of(entry, "coded_times"), snapshot.of(entry, "sound")
+            shown = (times >= about.start - 1e-4) & (times < about.end - 1e-4)
+            begin, end = (round(at * RATE / HOP) for at in (about.start, about.end))
+            heard = sound[(sound[:, 1] >= begin) & (sound[:, 1] < end)] - np.array([0, begin], np.uint32)
+            return Question(
+                about.end - about.start, np.zeros(0), np.empty((0, 1, 512), np.float32), [],
+                snapshot.of(entry, "coded")[shown], times[shown] - about.start, heard,
+            )  # fmt: skip
+    return None
 
 
 def _coded_near(snapshot: Snapshot, about: About) -> list[Stretch]:

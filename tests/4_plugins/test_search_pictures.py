@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from search_media import make, transform
 
-from vfs import Bytes, NotFound, ReelfsError, Runtime, Settings, open_runtime
+from vfs import Bytes, NotFound, ReelfsError, Runtime, Settings, open_runtime, workers
 
 SCENES = 4
 MIRROR = "hflip,eq=brightness=0.1"
@@ -124,7 +124,9 @@ def test_a_copied_cut_is_found_by_its_coded_pictures(on: On) -> None:
 
 def test_an_encoded_cut_is_found_by_its_sound(on: On) -> None:
     async def ask(runtime: Runtime) -> None:
-        rows = await results(runtime, "clip/cuts%2Fcoded.mp4@0s-4s")
+        before = sum(workers.jobs.values())
+        rows = await results(runtime, "clip/cuts%2Fcoded.mp4@0s-4s/in:games")
+        assert sum(workers.jobs.values()) == before, "its sound is in the index, nothing is decoded"
         assert {row["tier"] for row in rows} == {"sound"}
         (game,) = [row for row in rows if row["source"] == "games/0.mp4"]
         assert abs(game["start"] - 4) < 0.15
