@@ -1,6 +1,6 @@
 """A game of ninety minutes: indexed in bounded memory, and a moment of it is found where it is.
 
-Two minutes of it by default, the whole with --slow.
+A minute of it by default, the whole with --slow.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ sys.exit(done.returncode)
 """
 
 
-@pytest.mark.parametrize("minutes", [2, pytest.param(90, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("minutes", [1, pytest.param(90, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_a_moment_of_a_long_game(tmp_path: Path, minutes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path, where = game(tmp_path, minutes)
     looks = (
