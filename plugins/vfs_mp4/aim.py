@@ -27,6 +27,8 @@ _SCATTER, _MISFIT = 0.45, 0.2
 _SHORT = 2
 # A third fragment farther from a gap than so many times its length tells nothing of the course in it.
 _FAR = 2
+# Rates on both sides of a gap that differ so many times are no chance: there is a jump in it.
+_JUMP = 4
 # After so many looks every other estimate is a line: a course that jumps has no bend.
 _BENT = 3
 # Lengths that differ by less are the same: an encoder with a fixed interval of key frames.
@@ -163,7 +165,8 @@ def _estimate(gap: Gap, at: int, size: int, *, bent: bool) -> tuple[float, float
         return _further(gap, at)
     length = behind.time - known.until if behind is not None else int(room / gap.rate)
     length = max(length, 1)
-    offset = min(_between(gap, at, length) if bent else at * room / length, float(room))
+    found = _jumped(gap, at, length) or (_between(gap, at, length) if bent else at * room / length)
+    offset = min(found, float(room))
     part = offset / room if room else 0.0
     walk = size * _SCATTER * math.sqrt(max(room / size, 0) * part * (1 - part))
     return offset, walk + _MISFIT * room * part * (1 - part)
@@ -180,6 +183,22 @@ def _further(gap: Gap, at: int) -> tuple[float, float]:
     bent = slope * whole + (rate - slope) / gone * whole * whole - bytes_gone
     offset = bent if bent > 0 else rate * at
     return offset, offset * _SCATTER / math.sqrt(len(gap.order))
+
+
+def _jumped(gap: Gap, at: int, length: int) -> float | None:
+    """Two lines, with the rates of the fragments on both sides; None where these are alike or do not meet."""
+    behind = gap.starts.get(gap.stop)
+    if behind is None:
+        return None
+    known = gap.starts[gap.before]
+    here = (known.after - gap.before) / max(known.until - known.time, 1)
+    there = (behind.after - gap.stop) / max(behind.until - behind.time, 1)
+    if max(here, there) < _JUMP * min(here, there):
+        return None
+    turn = (there * length - gap.room) / (there - here)
+    if not 0 < turn < length:
+        return None
+    return here * at if at < turn else gap.room - there * (length - at)
 
 
 def _between(gap: Gap, at: int, length: int) -> float:
