@@ -314,7 +314,7 @@ def test_fragments_of_all_kinds(tmp_path: Path, extra: str) -> None:
 def test_mutated_files_raise_only_media_errors(init: tuple[bytes, int]) -> None:
     """Bytes of moofs and of what lies between them changed at random: an error, or an answer, soon."""
     picks = random.Random(12)
-    for turn in range(30):
+    for turn in range(16):
         sizes = uneven((50_000, 500_000)[turn % 2], 0.4)
         made = sparse(init[0], 150, sizes, ticks=init[1], between=boxed(b"styp", bytes(8)))
         pieces = made.place.data.pieces  # type: ignore[attr-defined]
