@@ -49,7 +49,7 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-@pytest.mark.parametrize("how", ["fails", "hangs"])
+@pytest.mark.parametrize("how", ["fails", pytest.param("hangs", marks=pytest.mark.slow)])
 def test_a_name_service_that_is_gone(mounted: MountIt, tmp_path: Path, how: str) -> None:
     state, patch = tmp_path / "state", tmp_path / "patch"
     state.write_text("")
@@ -84,7 +84,7 @@ def test_a_name_service_that_is_gone(mounted: MountIt, tmp_path: Path, how: str)
         mount.kill(signal.SIGTERM)
 
 
-@pytest.fixture(params=["http", "https"])
+@pytest.fixture(params=["https", pytest.param("http", marks=pytest.mark.slow)])
 def behind(request: pytest.FixtureRequest, mounted: MountIt, tmp_path: Path) -> Iterator[Behind]:
     """A bucket that only a proxy can reach, mounted."""
     certificate = self_signed(tmp_path) if request.param == "https" else None

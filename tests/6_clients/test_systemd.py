@@ -138,6 +138,7 @@ def stored(server: Server, key: str) -> bytes:
         client.close()
 
 
+@pytest.mark.slow
 def test_what_was_killed_or_stands_still_is_started_anew(host: Machine) -> None:
     assert (host / "etc/reelfs/video.toml").exists(), "the test above installs it"
     # In less time than the unit's own minute; the rest of it stays as it is.
@@ -192,9 +193,18 @@ def test_fstab_and_automount(host: Machine, keys: str) -> None:
     host.run("mount", "/srv/my video")
     assert host.run("cat", "/srv/my video/a.txt").stdout == "stored\n"
     host.run("umount", "/srv/my video")
-    host.run("systemctl", "start", r"srv-my\x20video.mount")
-    assert host.run("cat", "/srv/my video/a.txt").stdout == "stored\n"
-    host.run("systemctl", "stop", r"srv-my\x20video.mount")
+    # The same as a unit, and that mounted by who looks: the examples as they are.
+    (host / "etc/reelfs/video.env").write_text(keys)
+    host.run("chmod", "600", "/etc/reelfs/video.env")
+    for unit in ("srv-video.mount", "srv-video.automount"):
+        (host / f"etc/systemd/system/{unit}").write_text(
+            (machine.ROOT / f"systemd/examples/{unit}").read_text()
+        )
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "srv-video.mount")
+    assert host.run("cat", "/srv/video/a.txt").stdout == "stored\n"
+    host.run("systemctl", "stop", "srv-video.mount")
+    assert mounted(host, POINT) == 0
 
     host.run("systemctl", "start", "srv-auto.automount")
     assert mounted(host, "/srv/auto") == 0
@@ -204,6 +214,7 @@ def test_fstab_and_automount(host: Machine, keys: str) -> None:
     assert mounted(host, "/srv/auto") == 0
 
 
+@pytest.mark.slow
 def test_a_service_of_a_user(host: Machine) -> None:
     host.run("useradd", "--create-home", "--shell", "/bin/sh", "reel")
     host.run("systemctl", "start", "dbus.service", "systemd-logind.service")
