@@ -233,10 +233,10 @@ class Metadata:
         """Tell what is another in a new listing than in the one before, if that was not told otherwise."""
         if before is None:
             return
-        for name in sorted(before.files.keys() | before.folders | now.files.keys() | now.folders):
-            old, new = before.get(name), now.get(name)
-            if _version(old) != _version(new):
-                self.noticed(prefix + name, new)
+        known = before.files
+        changed = {n for n, stored in now.files.items() if n in known and known[n].version != stored.version}
+        for name in sorted(changed | (known.keys() ^ now.files.keys()) | (before.folders ^ now.folders)):
+            self.noticed(prefix + name, now.get(name))
 
     def _compare_one(self, prefix: str, name: str, now: Stored | None) -> None:
         """The same for one name that was looked up."""
