@@ -79,3 +79,21 @@ def database_of(name: str, stored: Stored) -> str | None:
     if named is None or not isinstance(stored, StoredObject) or isinstance(stored, DerivedObject):
         return None
     return named[0] if names.is_database_name(named[0]) else None
+
+
+def belongs(listing: Folder, name: str) -> bool:
+    """Whether a name would be derived from a file of a listing, or a sidecar of one."""
+    ends = [at for at, character in enumerate(name) if character == "."]
+    return "@" in name or any(name[:at] in listing.files for at in ends)
+
+
+def differences(before: Folder, now: Folder) -> list[str]:
+    """The names that came, went, or are another version or kind, sorted."""
+    known = before.files
+    changed = {n for n, stored in now.files.items() if n in known and known[n].version != stored.version}
+    return sorted(changed | (known.keys() ^ now.files.keys()) | (before.folders ^ now.folders))
+
+
+def version_of(stored: Stored | None) -> object:
+    """What makes a name another one: there or not, a folder or a version of a file."""
+    return stored.version if isinstance(stored, StoredObject) else stored

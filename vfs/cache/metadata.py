@@ -20,7 +20,17 @@ from typing import TypeVar
 import trio
 
 from vfs import names
-from vfs.cache.listing import FOLDER, Folder, FolderMark, Stored, database_of, restricted
+from vfs.cache.listing import (
+    FOLDER,
+    Folder,
+    FolderMark,
+    Stored,
+    belongs,
+    database_of,
+    differences,
+    restricted,
+    version_of,
+)
 from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
 from vfs.spans import StoredObject
@@ -138,7 +148,8 @@ class Metadata:
                         )
                     except _Away:
                         continue  # the one before counts, for a while
-                    self._compare(prefix, before, listing)
+                    for name in differences(before, listing) if before is not None else ():
+                        self.noticed(prefix + name, listing.get(name))
                     # A whole listing supersedes what was known of single names in it.
                     self._know(prefix).points.clear()
                     self._know(prefix).stems.clear()
@@ -174,7 +185,7 @@ class Metadata:
                         )
                     except _Away:
                         continue
-                    self._compare_one(prefix, name, found)
+                    self._compare(prefix, name, found)
                     self._add(prefix, {name: found})
                     self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
                     return found
@@ -229,20 +240,11 @@ class Metadata:
         prefix, name = _split(key)
         return next((v for v in self._know(prefix).versions(name) if isinstance(v, StoredObject)), None)
 
-    def _compare(self, prefix: str, before: Folder | None, now: Folder) -> None:
-        """Tell what is another in a new listing than in the one before, if that was not told otherwise."""
-        if before is None:
-            return
-        known = before.files
-        changed = {n for n, stored in now.files.items() if n in known and known[n].version != stored.version}
-        for name in sorted(changed | (known.keys() ^ now.files.keys()) | (before.folders ^ now.folders)):
-            self.noticed(prefix + name, now.get(name))
-
-    def _compare_one(self, prefix: str, name: str, now: Stored | None) -> None:
-        """The same for one name that was looked up."""
+    def _compare(self, prefix: str, name: str, now: Stored | None) -> None:
+        """Tell when a name that was looked up is another than what was known of it."""
         known = self._know(prefix)
         before = next((version for version in known.versions(name) if version is not None), None)
-        if (before is not None or known.listing is not None) and _version(before) != _version(now):
+        if (before is not None or known.listing is not None) and version_of(before) != version_of(now):
             self.noticed(prefix + name, now)
         if now is None and known.listing is not None:
             known.listing.files.pop(name, None)
@@ -311,14 +313,14 @@ class Metadata:
         """Whether what is known, however old, may stand for an answer about a name."""
         known = self._know(prefix)
         found = any(version is not None for version in known.versions(name))
-        return found or (known.listing is not None and _belongs(known.listing, name))
+        return found or (known.listing is not None and belongs(known.listing, name))
 
     def _knows_some(self, prefix: str, stem: str) -> bool:
         """The same for the names that start with `stem`."""
         known = self._know(prefix)
         folders = (f for s, f in known.stems.items() if stem.startswith(s))
         return any(
-            (part := restricted(folder, stem)).files or part.folders or _belongs(folder, stem)
+            (part := restricted(folder, stem)).files or part.folders or belongs(folder, stem)
             for folder in (*([known.listing] if known.listing else ()), *folders)
         )
 
@@ -327,7 +329,7 @@ class Metadata:
         files: any other may have come since, and "could not ask" is no absence."""
         if self._clock() - listing.fetched < self.dir_ttl:
             return self._rules_out(listing)
-        return _belongs(listing, name)
+        return belongs(listing, name)
 
     def confirm(self, stored: StoredObject, when: float) -> None:
         """Bytes of this version were read, asked for at `when`: as good as a HEAD, if it is the one known."""
@@ -549,17 +551,6 @@ def _split(key: str) -> tuple[str, str]:
     """The prefix (with its slash) and the name of a key."""
     cut = key.rfind("/") + 1
     return key[:cut], key[cut:]
-
-
-def _belongs(listing: Folder, name: str) -> bool:
-    """Whether a name would be derived from a file of a listing, or a sidecar of one."""
-    ends = [at for at, character in enumerate(name) if character == "."]
-    return "@" in name or any(name[:at] in listing.files for at in ends)
-
-
-def _version(stored: Stored | None) -> object:
-    """What makes a name another one: there or not, a folder or a version of a file."""
-    return stored.version if isinstance(stored, StoredObject) else stored
 
 
 async def _both(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> None:
