@@ -48,6 +48,7 @@ def test_the_wheel_has_plugins_units_and_pages(built: Path) -> None:
         "vfs_mp4/plugin.py",
         "vfs_h4mk/plugin.py",
         "vfs_control/plugin.py",
+        "vfs_search/plugin.py",
     ):
         assert wanted in names
     assert {"vfs/_systemd/reelfs@.service", "vfs/_systemd/user/reelfs@.service"} <= names
@@ -63,6 +64,7 @@ def test_the_source_archive_has_what_building_and_testing_needs(built: Path) -> 
     for wanted in (
         *("pyproject.toml", "README.md", "CHANGELOG.md", "requirements.lock", "systemd/reelfs@.service"),
         *("man/reelfs.1", "container/Containerfile", "docs/index.md", "tests/conftest.py", "scripts/setup"),
+        *(".dockerignore", "mkdocs.yml", "scripts/audit", "requirements-audit.lock"),
     ):
         assert wanted in names
 
