@@ -132,7 +132,7 @@ class Search:
                 context = max(low - self._known.largest * 5 // 4, after)
                 found = await self._scan(reader, context, low, high)
             else:
-                found = await self._run(reader, low, high, want)
+                found = await self._run(reader, low, high, want, max(aim.each, width))
             if found:
                 return
             if low <= after:
@@ -143,13 +143,15 @@ class Search:
             low, high = max(low - width, after), low
             small = small and width <= SMALL
 
-    async def _run(self, reader: Reader, low: int, high: int, want: int) -> bool:
+    async def _run(self, reader: Reader, low: int, high: int, want: int, each: int) -> bool:
         """Whether a fragment that begins in [low, high) was learnt: the first one, as soon as it is seen.
 
         The bytes are one request that is given up then, or goes on a little where the time is near.
         """
+        # No more is asked for than is likely needed: on a fast line all of it is sent before it is given up.
+        length = min(max(each * 2, self._known.largest), _AT_ONCE)
         while low < high:
-            async with incoming(reader, low, min(low + _AT_ONCE, high)) as media:
+            async with incoming(reader, low, min(low + length, high)) as media:
                 at: int | None = low
                 while at is not None and (at := await media.find(at)) is not None:
                     media.show()
@@ -157,7 +159,7 @@ class Search:
                         await self._go_on(reader, media, at, want)
                         return True
                     at += 8
-                low = media.end
+                low, length = media.end, min(length * _WIDER, _AT_ONCE)
         return False
 
     async def _learnt(self, reader: Reader, at: int) -> bool:

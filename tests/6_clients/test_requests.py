@@ -15,14 +15,16 @@ from pathlib import Path
 import pytest
 
 from tests.bench import mounted
-from tests.bench.game import SMALL, fragmented, many_keys, need, progressive
+from tests.bench.game import SMALL, Game, fragmented, many_keys, need, progressive
 from tests.bench.mounted import Mounted
-from tests.bench.stage import BUCKET, Stage, stage
+from tests.bench.stage import BANDWIDTH, BUCKET, Stage, stage
 
 pytestmark = pytest.mark.fuse
 
 KIB, MIB = 1 << 10, 1 << 20
 FOLDERS, FILES = 12, 8
+#: Two minutes, sixty fragments of 2 MB.
+LONG = Game((640, 360), 8, 4, 30)
 #: Frames inside of groups of pictures of two seconds, one in the last. Not the key frames: what is estimated
 #: for them holds the picture after it, too, and took 1.6 times the bytes in a game this small.
 TIMES = (5.0, 11.3)
@@ -33,12 +35,13 @@ NO_TTL = ("-o", "attr_ttl=60s")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One server for all: a fragmented game with a sidecar, a progressive one, and many small keys."""
     base = tmp_path_factory.mktemp("material")
-    cut, whole = fragmented(SMALL, base), progressive(SMALL, base)
+    cut, whole, long = fragmented(SMALL, base), progressive(SMALL, base), fragmented(LONG, base)
     many_keys(base, FOLDERS, FILES)
     files = {
         "cut/game.mp4": cut,
         "cut/game.mp4.index.sqlite": Path(f"{cut}.index.sqlite"),
         "whole/game.mp4": whole,
+        "long/game.mp4": long,
         **{str(path.relative_to(base)): path for path in base.glob("library/*/*")},
     }
     with stage(files, base=base) as made:
@@ -89,6 +92,27 @@ def test_a_frame_of_a_progressive_game_with_its_moov_at_the_end(place: Stage, at
         assert size <= need(game, at).total + 128 * KIB
         assert reading(place, mnt / f"game@{other}s.jpg")[0] <= 1
         assert reading(place, mnt / f"game@{other}s.jpg") == (0, 0)
+
+
+@pytest.fixture
+def line(place: Stage) -> Iterator[None]:
+    """A line of 200 Mbit/s: without one all that is asked for has come before anything is given up."""
+    place.proxy.shape(bandwidth=BANDWIDTH)
+    yield
+    place.proxy.shape()
+
+
+@pytest.mark.usefixtures("line")
+def test_a_frame_of_a_game_that_nothing_lists(place: Stage) -> None:
+    """A look for a fragment is a request that is given up when one is seen: what comes after is not sent."""
+    game = place.root.parent / (LONG.name + "-fragmented") / "game.mp4"
+    with mount(place, "long") as made:
+        count, size = reading(place, made / "game@83.1s.jpg")
+        assert count <= 8
+        assert size <= need(game, 83.1).total + 3 * MIB
+        count, size = reading(place, made / "game@85.2s.jpg")
+        assert count <= 2
+        assert size <= 1.5 * need(game, 85.2).total
 
 
 def test_the_size_of_a_clip_is_known_before_its_media_is_read(place: Stage) -> None:
