@@ -1,9 +1,10 @@
 """Find the fragment of a time where nothing lists the fragments: interpolation, and looking for a `moof`.
 
-The offset of a time is estimated from the fragments known around it (`aim`), and the media from somewhat before
-that offset on is looked through for the four letters while it comes (`incoming`). What looks like a fragment there only steers the search. It counts
-when it is the target and the next box behind its media is a fragment that goes on where it ends: letters or
-whole boxes inside the media never do. What is found is kept, so the next time is found from nearer by.
+The offset of a time is estimated from the fragments known around it (`aim`), and the media from somewhat
+before that offset on is looked through for the four letters while it comes (`incoming`). What looks like a
+fragment there only steers the search. It counts when it is the target and the next box behind its media is a
+fragment that goes on where it ends: letters or whole boxes inside the media never do. What is found is kept,
+so the next time is found from nearer by.
 """
 
 from __future__ import annotations
