@@ -57,10 +57,15 @@ FSYNC_PATIENCE = 2.0
 
 @dataclass(slots=True, eq=False)
 class WrittenFile(OpenFile):
-    """One open(2) of a file that is pending or may become so."""
+    """One open(2) of a file that is pending or may become so. told: of how many lost races."""
 
     entry: Entry | None = None
     writing: bool = False
+    told: int = 0
+
+    def __post_init__(self) -> None:
+        if self.entry is not None:
+            self.told = len(self.entry.races)
 
 
 class WritableAdapter(Adapter):
@@ -505,10 +510,17 @@ class WritableAdapter(Adapter):
 
     @answered
     async def fsync(self, handle: int, datasync: bool) -> None:
-        """What was written is in the store, or in the journal where the settings say so."""
+        """What was written is in the store, or in the journal where the settings say so; Stale, once for each
+        handle, where it lost a race: it is kept, but not under the name that was opened.
+        """
         opened = self.files.get(handle)
-        if isinstance(opened, WrittenFile) and opened.entry is not None:
-            await self._session.fsync(opened.entry)
+        if not isinstance(opened, WrittenFile) or opened.entry is None:
+            return
+        entry = opened.entry
+        await self._session.fsync(entry)
+        if opened.told < len(entry.races):
+            opened.told = len(entry.races)
+            raise entry.races[-1]
 
     @answered
     async def fsyncdir(self, handle: int, datasync: bool) -> None:

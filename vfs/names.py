@@ -16,6 +16,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 #: Longest name of one path component in bytes: NAME_MAX of Linux.
 NAME_MAX = 255
+#: Where what was deleted waits, at the root of what is mounted: found by name, not listed.
+TRASH = ".reelfs-trash"
 #: Most digits before and after the decimal point: 31 years, and a nanosecond. More is a slip or an attack.
 MAX_DIGITS = 9
 

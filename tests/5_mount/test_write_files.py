@@ -413,6 +413,31 @@ def test_a_lost_race_keeps_both(server: R2, tmp_path: Path) -> None:
         assert name.endswith(").txt")
 
 
+def test_fsync_of_a_lost_race_says_so(server: R2, tmp_path: Path) -> None:
+    """Success would mean that the store has it under this name. Each handle is told once."""
+    server.fill("racing", {"a.txt": b"first"})
+    with written(tmp_path, "r2://racing", server.environ, "write.delay=60s") as mount:
+        mount.expect_log("another version was stored meanwhile", "fsync")
+        ours, beside = (os.open(mount / "a.txt", os.O_RDWR) for _ in range(2))
+        server.fill("racing", {"a.txt": b"theirs"})
+        os.pwrite(ours, b"OURS!", 0)
+        for descriptor in (ours, beside):
+            with pytest.raises(OSError) as caught:
+                os.fsync(descriptor)
+            assert caught.value.errno == errno.ESTALE
+            os.fsync(descriptor)
+        os.pwrite(ours, b"again", 0)
+        os.fsync(ours)
+        found = stored(server, "racing")
+        assert found.pop("a.txt") == b"theirs"
+        assert list(found.values()) == [b"again"]
+        with (mount / next(iter(found))).open("r+b") as file:
+            file.write(b"other")
+            os.fsync(file.fileno())
+        os.close(ours)
+        os.close(beside)
+
+
 def test_what_another_changed_is_not_removed(server: R2, tmp_path: Path) -> None:
     server.fill("undel", {"a.txt": b"first"})
     with written(tmp_path, "r2://undel", server.environ, "write.delay=60s") as mount:

@@ -112,6 +112,9 @@ def test_what_was_deleted_can_be_had_back(server: R2, reelfs: Reelfs, point: Pat
         p.relative_to(point / ".reelfs/trash").parts[1:] for p in (point / ".reelfs/trash").rglob("*.txt")
     ]
     assert sorted("/".join(parts) for parts in there) == ["a/one.txt", "a/two.txt", "b.txt"]
+    assert ".reelfs-trash" not in os.listdir(point)
+    assert ".reelfs-trash" in os.listdir(point / ".raw")
+    assert (point / ".reelfs-trash").is_dir()
     assert said(reelfs("undelete", point / "a")) == "a/one.txt\na/two.txt\n"
     assert (point / "a/two.txt").read_bytes() == b"2"
     assert "nothing of a" in reelfs("undelete", point / "a").stderr

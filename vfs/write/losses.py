@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from vfs.errors import (
-    ReelfsError,
-)
+from vfs.errors import ReelfsError, Stale
 from vfs.write import companions
 from vfs.write.besides import Besides
 from vfs.write.journal import MAX_NOTES
@@ -43,6 +41,7 @@ class Losses(Besides):
     async def conflict(self, entry: Entry, why: str, word: str = "conflict") -> None:
         """Somebody else was faster: what was to be written becomes a file of another name."""
         key = entry.key
+        entry.races.append(Stale(f"{key}: {why}; what was written here is kept under another name"))
         self.abandon(entry)
         entry.try_(None)
         if self._opened.get(key) is entry:

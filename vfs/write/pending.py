@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from vfs.errors import Stale
+from vfs.errors import ReelfsError, Stale
 from vfs.spans import LOCAL, DerivedObject, StoredObject
 from vfs.write.attributes import Attributes
 from vfs.write.journal import Row, object_from, object_to
@@ -49,6 +49,8 @@ class Entry:
     it is left alone. sent: the object the current draft is in, under whatever key.
     whole: nothing that lay beside it when it was closed belongs to it (see `companions`). stands_on: of a
     local file, the version of the database it lies beside, "" while that is pending itself.
+    arrived: the number of the draft that the store has by now. waited: so many wait for that. races: what it
+    lost, to be told to who asks for `fsync`.
     batch: entries of one folder's move; what they leave behind goes when all have arrived. moved: what was
     under this key is under another one. asks: what its origin is besides its bytes is asked for before it is
     sent.
@@ -79,6 +81,9 @@ class Entry:
     upload_of: str = ""
     parts: dict[int, str] = field(default_factory=dict)
     sent: StoredObject | None = None
+    arrived: int = 0
+    waited: int = 0
+    races: list[ReelfsError] = field(default_factory=list)
     stored: StoredObject | None = None
     settled: float | None = None
     writers: int = 0

@@ -12,8 +12,6 @@ from vfs.storage.localwrite import UPLOADS
 
 #: Keys of R2 and S3 have so many bytes at most.
 MAX_KEY = 1024
-#: Where what was deleted waits (below the mounted prefix).
-TRASH = ".reelfs-trash"
 
 
 class Rules:
@@ -60,7 +58,7 @@ class Rules:
 
     def check_name(self, folder: str, name: str, siblings: Iterable[str]) -> None:
         """Before a name is created. Raises BadName, NameTooLong, AlreadyThere (another spelling of one)."""
-        if not names.is_component(name) or (not folder and name in (UPLOADS, TRASH, *self.reserved)):
+        if not names.is_component(name) or (not folder and name in (UPLOADS, names.TRASH, *self.reserved)):
             raise BadName(f"{name!r} cannot be a name here")
         if len(name.encode("utf-8", "surrogateescape")) > names.NAME_MAX:
             raise NameTooLong(f"a name of more than {names.NAME_MAX} bytes")

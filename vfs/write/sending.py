@@ -351,6 +351,8 @@ class Sender:
         else:
             entry.base = stored
             entry.try_(None)
+            if content[0] is not None:
+                entry.arrived = content[0].number
             if entry.origin is not None and entry.origin == content[1]:
                 entry.origin = stored
                 content = (content[0], stored, content[2])

@@ -6,9 +6,9 @@ import time
 from datetime import UTC, datetime
 
 from vfs.errors import AlreadyThere, NotFound, Stale
+from vfs.names import TRASH
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
-from vfs.write.rules import TRASH
 
 _STAMP = "%Y%m%dT%H%M%S"
 

@@ -85,7 +85,7 @@ class Uploader(Sender):
         if entry.is_at_rest():
             self._add(entry, 0.0)  # nothing is to be sent: that is done in no time
             return
-        wait = 0.0 if soon or self._hurried or entry.error else self._delay
+        wait = 0.0 if soon or self._hurried or entry.waited or entry.error else self._delay
         self._add(entry, trio.current_time() + wait)
 
     def _add(self, entry: Entry, due: float) -> None:
@@ -153,9 +153,13 @@ class Uploader(Sender):
         """
         self._urgent = True
         self._add(entry, 0.0)
-        with trio.move_on_after(self._deadline) as scope:
-            while entry.waiting and entry.key and entry.draft is draft:
-                await self._change()
+        entry.waited += 1
+        try:
+            with trio.move_on_after(self._deadline) as scope:
+                while entry.waiting and entry.key and entry.arrived < draft.number:
+                    await self._change()
+        finally:
+            entry.waited -= 1
         if scope.cancelled_caught:
             raise DeadlineExceeded(
                 f"{entry.key} is not in the store yet ({entry.error or 'no answer'}): it stays in the journal"
