@@ -170,6 +170,9 @@ class WriteRules(_Table):
         default=1.0,
         description="a closed file is left alone so long, then sent; while programs write 5 times that",
     )
+    databases: Seconds = Field(
+        default=300.0, description="a database that is never closed is sent this often (0: when it is closed)"
+    )
     dir: OptionalPath = Field(
         default=None, description="folder of the journal and of what is not sent yet (default: cache_dir)"
     )

@@ -155,6 +155,7 @@ def _writing(
         limit=settings.write.staging,
         floor=settings.write.free_floor,
         flush_seconds=settings.write.flush_timeout,
+        databases=settings.write.databases,
     )
 
 

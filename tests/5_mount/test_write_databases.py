@@ -181,6 +181,32 @@ def test_three_writers_and_what_is_stored_is_whole_at_all_times(
     assert bucket.stored() == [KEY]
 
 
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_that_is_never_closed_is_sent(bucket: Bucket, tmp_path: Path, mode: str) -> None:
+    """As the last finished transaction, again and again, whatever is under way at that moment."""
+    made_database(bucket, tmp_path)
+    insert = "INSERT INTO t (writer, body) VALUES (?, ?)"
+    with mounted(bucket, tmp_path, "write.databases=0.5s", "write.delay=0", "write.fsync=local") as mount:
+        with closing(opened(mount / KEY, mode)) as connection:
+            connection.execute("PRAGMA cache_size = 2")
+            for done in range(1, 4):
+                connection.execute(insert, (done, "whole"))
+                connection.execute("BEGIN")
+                connection.executemany(insert, [(done, "half" * 200)] * 100)
+                arrives(lambda done=done: bucket.rows() == [done])
+                assert bucket.rows("SELECT DISTINCT body FROM t") == ["whole"]
+                connection.execute("ROLLBACK")
+            numbers = int(bucket.metadata(KEY)["db-version"])
+            assert numbers >= 44
+            with closing(opened(mount / KEY)) as other:
+                assert other.execute("SELECT count(*) FROM t").fetchone() == (3,)
+            connection.execute(insert, (4, "whole"))
+        arrives(lambda: bucket.rows() == [4])
+    assert bucket.rows("SELECT writer FROM t") == [1, 2, 3, 4]
+    assert int(bucket.metadata(KEY)["db-version"]) > numbers
+    assert bucket.stored() == [KEY]
+
+
 # -- crashes ------------------------------------------------------------------------------------------------
 
 CRASHING = """

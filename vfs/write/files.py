@@ -238,7 +238,7 @@ class Files:
         entry.draft, entry.live = entry.live, None
         entry.draft.seal()
         entry.origin = entry.sent = None
-        entry.whole = not companions.unfinished(self._pending, entry.key)
+        entry.whole, entry.interim = not companions.unfinished(self._pending, entry.key), False
         self.enqueue(entry)
 
     def enqueue(self, entry: Entry) -> None:

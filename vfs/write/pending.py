@@ -48,7 +48,8 @@ class Entry:
     made of it, once it is settled. since: Unix seconds since when it waits. due: clock seconds before which
     it is left alone. sent: the object the current draft is in, under whatever key.
     whole: nothing that lay beside it when it was closed belongs to it (see `companions`). stands_on: of a
-    local file, the version of the database it lies beside, "" while that is pending itself.
+    local file, the version of the database it lies beside, "" while that is pending itself. interim: a
+    snapshot of this database is to be sent though it is being written.
     arrived: the number of the draft that the store has by now. waited: so many wait for that. races: what it
     lost, to be told to who asks for `fsync`.
     batch: entries of one folder's move; what they leave behind goes when all have arrived. moved: what was
@@ -68,6 +69,7 @@ class Entry:
     waiting: bool = False  # something is to be sent
     whole: bool = True
     stands_on: str = ""
+    interim: bool = False
     batch: int = 0
     moved: bool = False
     asks: bool = False
@@ -157,7 +159,7 @@ class Entry:
 
     def is_ready(self) -> bool:
         """Whether there is something to be sent that will not change: not while it is first written."""
-        return self.kind is not Kind.FILE or self.draft is not None or self.live is None
+        return self.kind is not Kind.FILE or self.draft is not None or self.live is None or self.interim
 
     def is_at_rest(self) -> bool:
         """Whether it was opened for writing, and nothing that the store has not came of it."""

@@ -351,6 +351,7 @@ class Sender:
         else:
             entry.base = stored
             entry.try_(None)
+            entry.interim = False
             if content[0] is not None:
                 entry.arrived = content[0].number
             if entry.origin is not None and entry.origin == content[1]:

@@ -141,6 +141,7 @@ async def open_writing(
     limit: int = 0,
     floor: int = 0,
     flush_seconds: float = 0.0,
+    databases: float = 0.0,
     small: int = SMALL,
     point: Callable[[str], object] | None = None,
 ) -> AsyncIterator[WriteSession]:
@@ -167,7 +168,13 @@ async def open_writing(
         session.settled(entry)
 
     uploader = Uploader(
-        store, delay=delay, trash_seconds=trash_seconds, deadline=deadline, settled=settled, point=point
+        store,
+        delay=delay,
+        trash_seconds=trash_seconds,
+        deadline=deadline,
+        databases=databases,
+        settled=settled,
+        point=point,
     )
     files = Files(staging, journal, metadata.pending, reader, uploader.wake)
     metadata.pending.dropped = files.drop_settled

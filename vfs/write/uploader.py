@@ -61,11 +61,15 @@ class Waiting:
 
 class Uploader(Sender):
     """What is sent when. delay: seconds a file is left alone after it was closed, see `HELD_BACK`. deadline:
-    what waits for a file at most. The rest as for `Sender`.
+    what waits for a file at most. databases: seconds after which a database that is never closed is sent (0 =
+    not). The rest as for `Sender`.
     """
 
-    def __init__(self, store: Store, *, delay: float, deadline: float, **settings: Any) -> None:
+    def __init__(
+        self, store: Store, *, delay: float, deadline: float, databases: float, **settings: Any
+    ) -> None:
         super().__init__(store, **settings)
+        self._databases = databases
         self._delay = delay
         self._deadline = deadline
         self._sending: dict[str, Entry] = {}
@@ -180,6 +184,7 @@ class Uploader(Sender):
         async with trio.open_nursery() as nursery:
             task_status.started()
             nursery.start_soon(self._drop_trash)
+            nursery.start_soon(self._look_at_databases)
             while True:
                 self._news = trio.Event()
                 pause = self._start(nursery)
@@ -192,6 +197,14 @@ class Uploader(Sender):
                 if not self._hurried and not self._urgent:
                     await trio.sleep(PAUSE)
                 self._urgent = False
+
+    async def _look_at_databases(self) -> None:
+        while self._databases:
+            await trio.sleep(self._databases)
+            try:
+                await self.drive.look_at_open_databases()
+            except ReelfsError as error:
+                log.info("databases that are open are looked at later: %s", error)
 
     def _start(self, nursery: trio.Nursery) -> float:
         """Begin what is due; seconds until something else will be."""
