@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfs.errors import Unavailable
 from vfs.spans import StoredObject
 from vfs.storage import upload
-from vfs.storage.base import Body
+from vfs.storage.base import Body, Part
 from vfs.storage.memory import MemoryStore
 
 MIB = upload.MIB
@@ -91,5 +93,48 @@ def test_a_cancelled_upload_gives_its_room_back() -> None:
         with trio.fail_after(1):
             async with room.take(10):
                 pass
+
+    trio.run(main)
+
+
+def test_a_refused_part_ends_no_other() -> None:
+    """What is under way beside it arrives, and is not sent again; nothing more is begun."""
+    size = (upload.AT_ONCE + 2) * 8 * MIB
+    body = bytes(8 * MIB)
+
+    class Refusing(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.begun: list[int] = []
+            self.refused = trio.Event()
+
+        async def put_part(self, key: str, name: str, number: int, body: Body) -> Part:
+            self.begun.append(number)
+            if len(self.begun) == upload.AT_ONCE:
+                self.refused.set()
+                raise Unavailable("not now")
+            await self.refused.wait()
+            return await super().put_part(key, name, number, body)
+
+    async def main() -> None:
+        store, done, names = Refusing(), dict[int, Part](), list[str]()
+
+        async def read(offset: int, length: int) -> bytes:
+            return body
+
+        async def began(name: str) -> None:
+            names.append(name)
+
+        async def sent(part: Part, length: int) -> None:
+            done[part.number] = part
+
+        with pytest.raises(Unavailable, match="not now"):
+            await upload.send(store, "a", size, read, replaces=None, began=began, sent=sent, single=MIB)
+        *others, refused = store.begun
+        assert sorted(done) == sorted(others)
+        assert len(others) == upload.AT_ONCE - 1
+        stored = await upload.send(store, "a", size, read, replaces=None, upload=names[0], done=done)
+        assert stored.size == size
+        assert sorted(store.begun) == sorted([*range(1, upload.AT_ONCE + 3), refused])
 
     trio.run(main)

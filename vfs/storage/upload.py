@@ -12,6 +12,7 @@ from functools import partial
 
 import trio
 
+from vfs.errors import ReelfsError
 from vfs.spans import StoredObject
 from vfs.storage.base import Body, Part, Store
 
@@ -103,17 +104,27 @@ async def send(
     step, parts = part_size(size), dict(done or {})
     limiter = trio.CapacityLimiter(AT_ONCE)
 
+    failures: list[ReelfsError] = []
+
     async def one(number: int) -> None:
         async with limiter:
+            if failures:
+                return  # the others that are under way are finished: they need not be sent again
             offset = (number - 1) * step
             length = min(step, size - offset)
-            async with room.take(length):
-                parts[number] = await store.put_part(key, upload, number, await read(offset, length))
+            try:
+                async with room.take(length):
+                    parts[number] = await store.put_part(key, upload, number, await read(offset, length))
+            except ReelfsError as error:
+                failures.append(error)
+                return
             if sent is not None:
                 await sent(parts[number], length)
 
     missing = [number for number in range(1, part_count(size) + 1) if number not in parts]
     await run_all(partial(one, number) for number in missing)
+    if failures:
+        raise failures[0]
     ordered = [parts[number] for number in sorted(parts)]
     return await store.complete_upload(key, upload, ordered, replaces=replaces)
 

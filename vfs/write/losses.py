@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from vfs import names
 from vfs.errors import ReelfsError, Stale
 from vfs.write import companions
 from vfs.write.besides import Besides
@@ -102,15 +103,9 @@ class Losses(Besides):
     def _beside(self, key: str, word: str) -> str:
         """A free name beside a file: `NAME (WORD TIME HOST).EXT`."""
         folder, name = split(key)
-        stem, dot, extension = name.rpartition(".")
-        if not stem:
-            stem, dot, extension = name, "", ""
-        tail = f"{dot}{extension}"
         for count in range(1000):
             again = f" {count + 1}" if count else ""
-            mark = f" ({word} {stamp()} {host()}{again})"
-            kept = stem.encode("utf-8", "surrogateescape")[: 255 - len((mark + tail).encode())]
-            candidate = kept.decode("utf-8", "ignore") + mark + tail
+            candidate = names.marked(name, f"{word} {stamp()} {host()}{again}")
             if self.pending.get(folder + candidate) is None:
                 return folder + candidate
         raise ReelfsError(f"no free name beside {key}")
