@@ -57,6 +57,7 @@ def writing() -> list[Row]:
                 with r2_server(place / "served") as server:
                     server.fill(BUCKET, {})
                     with peer(place, server) as point:
+                        os.sync()  # nobody waits for what another left to the disk
                         for what, work in works.items():
                             began = time.perf_counter()
                             work(point)
