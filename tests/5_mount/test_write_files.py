@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import mmap
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -13,9 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 
 from tests.faulty_mounts import eventually
 from tests.servers import R2, r2_server
@@ -436,6 +440,25 @@ def test_fsync_of_a_lost_race_says_so(server: R2, tmp_path: Path) -> None:
             os.fsync(file.fileno())
         os.close(ours)
         os.close(beside)
+
+
+def test_another_version_with_the_same_bytes_is_no_conflict(server: R2, tmp_path: Path) -> None:
+    """Its etag was that of parts; who changes the metadata of such an object makes it another one."""
+    body = random.Random(1).randbytes(11 << 20)
+    server.fill("same", {})
+    with closing(server.client()) as client:
+        parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+        client.upload_fileobj(io.BytesIO(body), "same", "a.bin", Config=parts)
+        assert client.head_object(Bucket="same", Key="a.bin")["ETag"].endswith('-3"')
+        with written(tmp_path, "r2://same", server.environ, "write.delay=60s") as mount:
+            with (mount / "a.bin").open("r+b") as file:
+                file.write(body[: 1 << 20][::-1])
+                file.seek(0)
+                assert file.read() == body[: 1 << 20][::-1] + body[1 << 20 :]
+            client.put_object(Bucket="same", Key="a.bin", Body=body, Metadata={"theirs": "kept"})
+            mount.unmount()
+        assert client.head_object(Bucket="same", Key="a.bin")["Metadata"]["theirs"] == "kept"
+    assert stored(server, "same") == {"a.bin": body[: 1 << 20][::-1] + body[1 << 20 :]}
 
 
 def test_what_another_changed_is_not_removed(server: R2, tmp_path: Path) -> None:

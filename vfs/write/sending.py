@@ -7,7 +7,6 @@ was never answered is remembered: what is there then may be its doing.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
@@ -22,7 +21,7 @@ from vfs.errors import Damaged, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Body, ObjectDetails, Part, Store
-from vfs.write import companions, databases, trash
+from vfs.write import companions, databases, same, trash
 from vfs.write.attributes import Attributes
 from vfs.write.drive import Drive
 from vfs.write.pending import Entry, Kind
@@ -35,8 +34,6 @@ log = logging.getLogger("vfs.write")
 Content = tuple[Draft | None, StoredObject | None, Attributes]
 #: Bytes of bodies on their way at one time.
 IN_MEMORY = 128 << 20
-#: Bytes of both that are compared when an answer was lost and the etag does not tell.
-MAX_COMPARED = 64 << 20
 
 
 class Sender:
@@ -127,7 +124,7 @@ class Sender:
                 self._point("copied")
                 if stored is None:
                     if draft is None and entry.kind is Kind.FILE and source is not None:
-                        stored = await self._is_told(key, source.size, metadata)
+                        stored = same.is_told(await self._now(key), source.size, metadata)
                         if stored is None:
                             await self._lost(entry, source)
                             return
@@ -171,7 +168,7 @@ class Sender:
         trying, key, base = entry.trying, entry.key, entry.base
         now = await self._now(key)
         found = now is not None and (base is None or now.object.version != base.version)
-        is_ours = found and now is not None and await self._is_ours(now, trying)
+        is_ours = found and now is not None and await same.is_content(self._store, now, trying)
         if entry.key == key and entry.trying is trying and entry.base == base:
             if is_ours and now is not None:
                 entry.base = now.object
@@ -182,7 +179,7 @@ class Sender:
     ) -> StoredObject | None:
         """The store has another version than the one to be replaced, or what was sent before: that one."""
         now = await self._now(key)
-        if now is not None and await self._is_ours(now, content):
+        if now is not None and await same.is_content(self._store, now, content):
             return now.object
         if entry.key != key or entry.base != base or self.drive.pending.active(key) is not entry:
             return None
@@ -190,16 +187,13 @@ class Sender:
             entry.base = None  # what was to be replaced is gone: nothing is lost by creating it
         elif now is None or (base is not None and now.object.version == base.version):
             raise ReelfsError(f"{key} changes all the time")
+        elif base is not None and await same.is_version(self._store, now.object, base):
+            if entry.base == base:
+                entry.base = now.object  # only what is told of it is another
         else:
             self._point("conflict")
             await self.drive.conflict(entry, "another version was stored meanwhile")
         return None
-
-    async def _is_told(self, key: str, size: int, metadata: Mapping[str, str]) -> StoredObject | None:
-        """What is there, if it was given just these attributes: by a request that was never answered."""
-        now = await self._now(key)
-        is_told = now is not None and now.object.size == size and "mtime" in metadata
-        return now.object if now is not None and is_told and dict(now.metadata) == dict(metadata) else None
 
     async def _now(self, key: str) -> ObjectDetails | None:
         try:
@@ -309,29 +303,6 @@ class Sender:
             entry.starting = there
             if self.drive.pending.active(key) is entry:
                 await self.drive.journal.put([entry.row()])
-
-    async def _is_ours(self, now: ObjectDetails, content: Draft | StoredObject | str | None) -> bool:
-        """Whether what is there is just this content: the answer was lost, before a crash perhaps."""
-        if content is None or isinstance(content, str):
-            return now.object.size == 0 and Attributes.of(now.metadata).target == content
-        if now.object.size != content.size:
-            return False
-        if isinstance(content, Draft) and now.object.version in await trio.to_thread.run_sync(
-            _etags, content
-        ):
-            return True
-        if now.object.size > MAX_COMPARED and self._store.remote:
-            return False
-        for offset in range(0, content.size, upload.LEAST_PART):
-            length = min(upload.LEAST_PART, content.size - offset)
-            theirs = await self._store.read(now.object, offset, length)
-            if isinstance(content, Draft):
-                ours: Body = await trio.to_thread.run_sync(content.read, offset, length)
-            else:
-                ours = await self._store.read(content, offset, length)
-            if theirs != ours:
-                return False
-        return True
 
     async def _arrived(
         self, entry: Entry, key: str, stored: StoredObject, content: Content, told: Attributes
@@ -532,14 +503,3 @@ def _numbered(
     rest = {name: text for name, text in user.items() if name != databases.VERSION}
     written = datetime.fromtimestamp((mtime_ns or time.time_ns()) // 10**9, UTC)
     return databases.next_metadata(rest | number, writer=f"{host()}/reelfs", now=written)
-
-
-def _etags(draft: Draft) -> set[str]:
-    """What stores call this content: its MD5, or that of the parts it would be sent in."""
-    step = upload.part_size(draft.size)
-    whole, parts = hashlib.md5(usedforsecurity=False), []
-    for offset in range(0, draft.size, step):
-        body = draft.read(offset, min(step, draft.size - offset))
-        whole.update(body)
-        parts.append(hashlib.md5(body, usedforsecurity=False).digest())
-    return {f'"{whole.hexdigest()}"', upload.multipart_etag(parts)}
