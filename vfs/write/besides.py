@@ -8,8 +8,8 @@ from types import MappingProxyType
 from vfs import names
 from vfs.spans import StoredObject
 from vfs.write import companions
+from vfs.write.draft import Draft
 from vfs.write.pending import Entry, Kind
-from vfs.write.staging import Draft
 from vfs.write.steps import Steps, split
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from vfs import names
 from vfs.errors import Damaged
 from vfs.write import databases, dbprocess
+from vfs.write.draft import Draft
 from vfs.write.pending import Entry, Kind, Pending
-from vfs.write.staging import Draft
 
 if TYPE_CHECKING:
     from vfs.write.files import Files

@@ -19,9 +19,10 @@ from vfs.cache.intervals import Range
 from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
 from vfs.write import companions, databases
+from vfs.write.draft import Draft
 from vfs.write.journal import Journal
 from vfs.write.pending import Entry, Pending
-from vfs.write.staging import Draft, Staging
+from vfs.write.staging import Staging
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")

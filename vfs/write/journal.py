@@ -21,7 +21,8 @@ import trio
 
 from vfs.errors import NoRoom, ReelfsError
 from vfs.spans import StoredObject
-from vfs.write.staging import Draft, journal_room
+from vfs.write.draft import Draft
+from vfs.write.staging import journal_room
 
 log = logging.getLogger("vfs.write")
 

@@ -9,9 +9,10 @@ from vfs import names
 from vfs.errors import ReelfsError, Stale
 from vfs.write import companions
 from vfs.write.besides import Besides
+from vfs.write.draft import Draft
 from vfs.write.journal import MAX_NOTES
 from vfs.write.pending import Entry, Kind
-from vfs.write.staging import Draft, Staging
+from vfs.write.staging import Staging
 from vfs.write.steps import Abandoned, host, split, stamp
 
 log = logging.getLogger("vfs.write")

@@ -17,8 +17,9 @@ import trio
 from vfs.errors import ReelfsError, Stale
 from vfs.spans import LOCAL, DerivedObject, StoredObject
 from vfs.write.attributes import Attributes
+from vfs.write.draft import Draft
 from vfs.write.journal import Row, object_from, object_to
-from vfs.write.staging import Draft, Staging
+from vfs.write.staging import Staging
 
 
 class Kind(enum.Enum):

@@ -15,7 +15,7 @@ from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Body, ObjectDetails, Store
 from vfs.write.attributes import Attributes
-from vfs.write.staging import Draft
+from vfs.write.draft import Draft
 
 #: Bytes that are fetched to be compared at most, where the etag does not tell.
 MAX_COMPARED = 64 << 20

@@ -23,9 +23,9 @@ from vfs.storage import upload
 from vfs.storage.base import Body, ObjectDetails, Part, Store
 from vfs.write import companions, databases, same, trash
 from vfs.write.attributes import Attributes
+from vfs.write.draft import Draft
 from vfs.write.drive import Drive
 from vfs.write.pending import Entry, Kind
-from vfs.write.staging import Draft
 from vfs.write.steps import Abandoned, host
 
 log = logging.getLogger("vfs.write")
@@ -460,15 +460,6 @@ class Sender:
             return
         entry.base = None
         await self._settle_now(entry, None)
-
-    async def _drop_trash(self) -> None:
-        """What is in the trash for longer than it is to be, once at the start and each hour."""
-        while self._trash:
-            try:
-                await trash.empty(self._store, self._trash)
-            except ReelfsError as error:
-                log.info("the trash is looked at later: %s", error)
-            await trio.sleep(3600)
 
     async def _abort(self, left: Abandoned) -> None:
         try:

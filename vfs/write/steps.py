@@ -25,12 +25,12 @@ from vfs.spans import StoredObject
 from vfs.write import databases
 from vfs.write.attributes import Attributes
 from vfs.write.book import NOTHING, Book
+from vfs.write.draft import Draft
 from vfs.write.files import Files
 from vfs.write.journal import Journal
 from vfs.write.merged import MergedMetadata
 from vfs.write.pending import Entry, Kind, StagedObject
 from vfs.write.rules import Rules
-from vfs.write.staging import Draft
 from vfs.write.twins import Twins
 
 #: A folder with more in it is not moved in one step: programs then copy.

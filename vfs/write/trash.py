@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import UTC, datetime
 
-from vfs.errors import AlreadyThere, NotFound, Stale
+import trio
+
+from vfs.errors import AlreadyThere, NotFound, ReelfsError, Stale
 from vfs.names import TRASH
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
+
+log = logging.getLogger("vfs.write")
 
 _STAMP = "%Y%m%dT%H%M%S"
 
@@ -39,6 +44,16 @@ async def everything(store: Store) -> list[StoredObject]:
         found += page.objects
         if (token := page.token) is None:
             return found
+
+
+async def keep_emptying(store: Store, older: float) -> None:
+    """What is there for longer than it is to be goes, at the start and each hour."""
+    while True:
+        try:
+            await empty(store, older)
+        except ReelfsError as error:
+            log.info("the trash is looked at later: %s", error)
+        await trio.sleep(3600)
 
 
 async def empty(store: Store, older: float) -> None:

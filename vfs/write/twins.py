@@ -15,7 +15,7 @@ import trio
 
 from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
-from vfs.write.staging import Draft
+from vfs.write.draft import Draft
 
 #: Smaller ones are sent sooner than they are compared.
 LEAST = 4 << 20

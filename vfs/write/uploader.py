@@ -20,10 +20,11 @@ import trio
 
 from vfs.errors import DeadlineExceeded, ReelfsError
 from vfs.storage.base import Store
+from vfs.write import trash
+from vfs.write.draft import Draft
 from vfs.write.pending import Entry, Kind
 from vfs.write.schedule import Schedule
 from vfs.write.sending import Sender
-from vfs.write.staging import Draft
 
 log = logging.getLogger("vfs.write")
 
@@ -183,7 +184,8 @@ class Uploader(Sender):
         """Send until cancelled."""
         async with trio.open_nursery() as nursery:
             task_status.started()
-            nursery.start_soon(self._drop_trash)
+            if self._trash:
+                nursery.start_soon(trash.keep_emptying, self._store, self._trash)
             nursery.start_soon(self._look_at_databases)
             while True:
                 self._news = trio.Event()
