@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -139,6 +141,31 @@ def test_mount_reelfs_as_mount_calls_it(tmp_path: Path) -> None:
         assert (point / "a.txt").stat().st_mode & 0o777 == 0o440
     finally:
         mounts.unmount(point, lazy=True)
+
+
+@pytest.mark.fuse
+def test_a_unit_clears_a_dead_mount_and_touches_no_other(tmp_path: Path) -> None:
+    """`umount --dead`, which each start of a service begins with."""
+    library, point = tmp_path / "library", tmp_path / "mnt"
+    library.mkdir()
+    point.mkdir()
+    reelfs = (sys.executable, "-m", "vfs.cli")
+    clear = (*reelfs, "umount", "--dead", "--lazy", point)
+    environ = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert (run(*clear, **environ).returncode, run(*clear, **environ).stderr) == (0, "")  # nothing there
+    try:
+        assert run(*reelfs, "mount", library, point, **environ).returncode == 0
+        pid = json.loads(run(*reelfs, "status", point, "--json", **environ).stdout)["pid"]
+        assert run(*clear, **environ).returncode == 0
+        assert mounts.mount_at(point) is not None  # it lives
+        os.kill(pid, signal.SIGKILL)
+        mounts.ended(pid)
+        assert mounts.is_dead(point)
+        assert run(*clear, **environ).returncode == 0
+        assert mounts.mount_at(point) is None
+    finally:
+        if mounts.mount_at(point) is not None:
+            mounts.unmount(point, lazy=True)
 
 
 def test_mount_reelfs_refuses_with_the_codes_of_mount(
