@@ -225,8 +225,22 @@ class Tree:
                 return await self._looked_up(place, name, stored)
             if (found := await self._sibling(place, name, nearby.files)) is not None:
                 return found
-        node = await self._panel.resolve(place, name)
-        return derived(joined(place.path, name), node, (), self._ttl(place)) if node else None
+        if (node := await self._panel.resolve(place, name)) is not None:
+            return derived(joined(place.path, name), node, (), self._ttl(place))
+        if cut is not None:
+            self._refuse(place, name, cut, nearby.files)
+        return None
+
+    def _refuse(
+        self, place: StoredPlace, name: str, cut: tuple[str, str], files: Mapping[str, StoredObject]
+    ) -> None:
+        """Raise NotFound with what can be said of a name that looks like one derived from a file here."""
+        for file in (files[known] for known in _candidates(files, *cut)):
+            if cut[1] and self._panel.of(place.file(file)):
+                raise NotFound(
+                    f"{joined(place.path, name)}: {cut[1]} is not made of {file.key}; "
+                    f"{file.key}@/ lists what is"
+                )
 
     async def _reserved(self, root: StoredPlace, name: str) -> Found | None:
         """`.reelfs` and its like: names of the root that are a view's own, also while the store is away."""

@@ -198,6 +198,24 @@ def test_of_several_files_the_extension_then_the_alphabet_decides() -> None:
     run(body, Letters())
 
 
+def test_a_name_that_is_not_made_of_a_file_says_so() -> None:
+    async def body(runtime: Runtime, store: MemoryStore) -> None:
+        for path, text in (
+            (
+                "a.txt@lower.txt",
+                r"a\.txt@lower\.txt: lower\.txt is not made of a\.txt; a\.txt@/ lists what is",
+            ),
+            ("games/x@lower.txt", r"lower\.txt is not made of games/x\.txt"),
+            ("nothing@lower.txt", "no such file: nothing@lower.txt"),
+            ("a.txt@99999.part", "a.txt has 5 bytes"),
+        ):
+            with pytest.raises(vfs.NotFound, match=text) as caught:
+                await runtime.tree.resolve(path)
+            assert caught.value.ttl == runtime.settings.negative_ttl  # kept by the kernel as any other
+
+    run(body, Letters())
+
+
 def test_a_real_key_wins_and_the_collision_is_reported() -> None:
     """C5: real keys win, and the collision appears in `.reelfs/collisions`."""
 
