@@ -110,6 +110,28 @@ def test_every_body_is_measured(spoil: Callable[[bytes], bytes]) -> None:
     run(scenario)
 
 
+def test_an_attempt_that_begins_at_the_deadline_is_none() -> None:
+    """The deadline may pass between the look at the clock and the attempt."""
+    clock = MockClock(autojump_threshold=0)
+
+    async def body() -> None:
+        inner = MemoryStore({"a": BODY})
+        inner.fault("head", times=2, error=Unavailable("HTTP 503"))
+        store = GuardedStore(inner, deadline=DEADLINE)
+        asked = store.usage.request
+
+        def slowly(operation: str) -> None:
+            asked(operation)
+            if store.counters.retries:
+                clock.jump(DEADLINE)
+
+        store.usage.request = slowly  # type: ignore[method-assign]
+        with pytest.raises(DeadlineExceeded, match="HTTP 503"):
+            await store.head("a")
+
+    trio.run(body, clock=clock)
+
+
 def test_waking_up_too_late_is_the_deadline() -> None:
     """A busy machine, or one that was asleep: the cause is told, and nothing is asked any more."""
     clock = MockClock()

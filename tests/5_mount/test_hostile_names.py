@@ -226,7 +226,7 @@ def test_real_keys_below_our_names_are_read_below_raw(mounting: MountIt) -> None
         mount = mounting({}, source="s3://bucket", environ=environ_for(url), cache_dir="none", deadline="5s")
         assert walk(mount / ".raw") == objects
         assert json.loads((mount / ".reelfs/status.json").read_bytes())["source"] == "s3://bucket"
-        assert sorted(os.listdir(mount.path)) == [".raw", ".reelfs", "b.bin"]
+        assert sorted(os.listdir(mount.path)) == [".raw", ".reelfs", "b.bin", "search"]
         told = (mount / ".reelfs/collisions").read_text().splitlines()
         assert [line.partition("\t")[0] for line in told] == [".raw", ".reelfs"]
 

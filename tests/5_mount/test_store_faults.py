@@ -239,7 +239,7 @@ def lasting(mounting: MountIt, server: Server, game: bytes) -> Iterator[Bench]:
 
 def use(lasting: Bench) -> None:
     """What a user did before the store went away."""
-    assert sorted(os.listdir(lasting.mount.path)) == ["cached.bin", "folder", "game.mp4"]
+    assert sorted(os.listdir(lasting.mount.path)) == ["cached.bin", "folder", "game.mp4", "search"]
     assert sorted(os.listdir(lasting / "folder")) == ["a.bin", "b.bin"]
     assert read(lasting / "cached.bin") == BODY
     assert isinstance(read(lasting / "game@0.5s-1.2s.mp4"), bytes)

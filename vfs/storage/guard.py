@@ -389,7 +389,8 @@ class GuardedStore:
         """One attempt, cut short when it hangs."""
         # A folder of a million files takes its time, and would take it again.
         share = ATTEMPT_SHARE if self.remote else 1.0
-        seconds = min(until - trio.current_time(), self._deadline * share + extra)
+        # Never below zero: a busy machine may come back to this when the deadline has passed.
+        seconds = max(0.0, min(until - trio.current_time(), self._deadline * share + extra))
         now, token = trio.current_time(), object()
         self._waiting[token] = now, now + HANGING + extra
         try:
