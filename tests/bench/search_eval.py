@@ -11,7 +11,6 @@ from there.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections import defaultdict
@@ -162,6 +161,8 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", help="where the library is made and kept")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter videos")
     parser.add_argument("--tuning", action="store_true", help="the part on which thresholds are chosen")
+    parser.add_argument("--only", choices=("pictures", "clips"), help="one of the two")
+    parser.add_argument("--each", type=int, default=1, help="clips of each video and way")
     given = parser.parse_args()
     part = PARTS[0] if given.tuning else PARTS[1]
     with tempfile.TemporaryDirectory() as scratch:
@@ -176,15 +177,14 @@ def main() -> int:
         print(
             f"{part}: {len(present)} videos indexed ({rows} vectors), {len(asked)} asked about\n", flush=True
         )
-        by_picture = pictures(asked, snapshot, peers, names, 2 if given.quick else 6)
-        print(told_pictures(by_picture), flush=True)
-        questions = search_clips.ask(asked, folder, 1 if given.quick or given.tuning else 2)
-        by_clip = search_clips.answers(questions, snapshot, peers, names)
-        print(told_clips(by_clip))
-        print(told_quotients(by_clip["visual"]))
-        summaries = {who: found.summary() for who, found in by_clip.items()}
-        kept = {"pictures": by_picture, "clips": summaries}
-        (folder / f"{part}.json").write_text(json.dumps(kept, indent=1))
+        if given.only in (None, "pictures"):
+            by_picture = pictures(asked, snapshot, peers, names, 2 if given.quick else 6)
+            print(told_pictures(by_picture), flush=True)
+        if given.only in (None, "clips"):
+            questions = search_clips.ask(asked, folder, given.each)
+            by_clip = search_clips.answers(questions, snapshot, peers, names)
+            print(told_clips(by_clip))
+            print(told_quotients(by_clip["visual"]))
     return 0
 
 
