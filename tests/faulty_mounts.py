@@ -105,9 +105,10 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs; killed, if need be, at the end."""
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def started(command: Sequence[str | Path], **given: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs; killed, if need be, at the end. given: further arguments of Popen."""
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given}
+    process: subprocess.Popen[bytes] = subprocess.Popen([*map(str, command)], **streams)
     try:
         yield process
     finally:

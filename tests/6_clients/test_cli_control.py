@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -197,6 +199,33 @@ def test_warm_then_reading_asks_nothing_and_forget_drops_it(desk: Desk) -> None:
     again = desk.json("warm", desk.point / "games")
     assert again["bytes"] >= 2 * len(MEDIA)
     assert desk.requests()["get/B"] > before["get/B"]
+
+
+def on_a_terminal(desk: Desk, *words: str | Path) -> str:
+    """What a command draws on a screen of 100 columns."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "vfs.cli", *map(str, words)]
+    environ = desk.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with started(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as process:
+        os.close(theirs)
+        drawn = bytearray()
+        with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
+            while data := os.read(ours, 65536):
+                drawn += data
+        os.close(ours)
+        assert process.wait(10) == 0
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode())
+
+
+@pytest.mark.timeout(60)
+def test_a_bar_and_a_live_view_on_a_terminal(desk: Desk) -> None:
+    assert desk.reelfs("forget", desk.point / "games").returncode == 0
+    drawn = on_a_terminal(desk, "warm", desk.point / "games" / "a.bin")
+    assert re.search(r"games/a\.bin ━+ 2\.1/2\.1 MB", drawn), drawn
+    assert "1 file(s)" in drawn
+    drawn = on_a_terminal(desk, "top", desk.point, "--count", "2", "--interval", "0.1")
+    assert drawn.count("online") >= 2, drawn  # drawn again
+    assert re.search(r"\bGETs?\b", drawn), drawn
 
 
 def test_nothing_is_queued_on_a_mount_that_is_read(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -116,8 +117,8 @@ def test_a_service_lives_and_dies_as_its_unit_says(host: Machine, server: Server
     toml = host / "etc/reelfs/video.toml"
     toml.write_text(toml.read_text().replace("dir_ttl = 50", "dir_ttl = 40"))
     before = main_pid(host)
-    host.run("systemctl", "reload", UNIT)  # returns when it is done
-    assert "dir_ttl = 40.0" in host.run("cat", f"{POINT}/.reelfs/config.toml").stdout
+    host.run("systemctl", "reload", UNIT)  # returns when the signal is sent
+    eventually(lambda: "dir_ttl = 40.0" in host.run("cat", f"{POINT}/.reelfs/config.toml").stdout, 20)
     assert main_pid(host) == before
 
     # What was written is sent by stopping, long before it would have been sent by itself.
@@ -126,6 +127,10 @@ def test_a_service_lives_and_dies_as_its_unit_says(host: Machine, server: Server
     host.run("systemctl", "stop", UNIT)
     assert time.monotonic() - began < 30
     assert stored(server, "notes.txt") == b"kick off\n"
+    logged = host.run("journalctl", "-o", "cat", "--no-pager", "-u", UNIT, "_COMM=reelfs").stdout
+    messages = [json.loads(line)["message"] for line in logged.splitlines() if line.startswith("{")]
+    assert f"{POINT}: mounted" in messages, host.journal(UNIT)
+    assert not any(SECRET_KEY in message for message in messages)
     assert (host.show(UNIT, "Result"), host.show(UNIT, "ExecMainStatus")) == ("success", "0")
     assert mounted(host, POINT) == 0
 
