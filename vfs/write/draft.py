@@ -59,6 +59,7 @@ class Draft:
         self._own = list(own)
         self._body: bytearray | None = None
         self._counted = 0
+        self._is_listed = False
         self._descriptor: int | None = None
         self._guard = threading.Lock()
         self._uses = self._users = 0
@@ -140,6 +141,9 @@ class Draft:
         self._staging.point("before-sync")
         with self._file() as descriptor:
             os.fdatasync(descriptor)
+        if not self._is_listed:
+            self._staging.sync_folder()  # a file that no folder names is lost with all its bytes
+            self._is_listed = True
         self._staging.point("after-sync")
 
     def forsake(self) -> int:

@@ -99,6 +99,14 @@ class Staging:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return os.open(self.folder / str(number), flags, 0o600)
 
+    def sync_folder(self) -> None:
+        """The names of drafts that were made are on the disk, whatever happens to the machine."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def remember(self, bodies: dict[int, bytes]) -> None:
         """What the journal has of drafts of an earlier mount."""
         self._bodies = bodies
