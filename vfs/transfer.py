@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,12 +19,14 @@ from typing import Any
 import trio
 import xxhash
 
-from vfs.errors import ConfigError, NotFound, ReelfsError, Stale
+from vfs.errors import ConfigError, NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Corrupt, KeepsSums, Part, Store
 from vfs.storage.guard import GuardedStore
 from vfs.storage.sums import Running
+
+log = logging.getLogger("vfs.transfer")
 
 MIB = 1 << 20
 #: Bytes of one request of a download, and requests on their way.
@@ -258,7 +261,11 @@ async def _checked(store: Store, stored: StoredObject, descriptor: int) -> None:
     """Compare the file with the checksum that the store has, if any. (One request needs no other.)"""
     if stored.size <= PIECE or not isinstance(store, KeepsSums):
         return
-    known = await store.checksum(stored)
+    try:
+        known = await store.checksum(stored)
+    except StoreError as error:
+        log.info("%s: its checksum is not known: %s", stored.key, error)
+        return
     if known is not None and known != await trio.to_thread.run_sync(_sum, descriptor, stored.size):
         os.ftruncate(descriptor, 0)
         raise Corrupt(f"{stored.key}: the bytes do not have the checksum CRC-64/NVME that the store keeps")

@@ -16,9 +16,10 @@ from tests.servers import ACCESS_KEY, R2, SECRET_KEY, environ_for, r2_server
 from vfs.errors import BadBody, Denied, StoreError, Unavailable
 from vfs.pytest_plugin import ExpectedLogs
 from vfs.storage import calls
-from vfs.storage.guard import GuardedStore
+from vfs.storage.guard import MANY_SUMLESS, GuardedStore
 from vfs.storage.open import open_store
 from vfs.storage.r2 import S3Store
+from vfs.storage.sums import crc64nvme
 from vfs.storage.upload import part_size
 
 BODY = bytes(range(256)) * 40
@@ -348,3 +349,35 @@ async def test_an_object_of_parts_that_is_read_whole_is_compared(server: R2) -> 
                 await store.read(stored, 0, len(small))
             server.option(sums=False)  # then nothing can be known
             assert bytes(await store.read(stored, 0, len(small))) != small
+
+
+@trio_test
+async def test_a_service_that_does_not_know_the_question_is_asked_without(server: R2) -> None:
+    """Of services that are older than it: one request is lost, for a mount."""
+    server.option(sums="unknown")
+    async with opened(environ_for(server.url)) as store:
+        stored = (await store.head("a")).object
+        with pytest.raises(StoreError, match="HTTP 501"):
+            await store.checksum(stored)  # nobody needs it: who asks goes on without
+        for _ in range(3):
+            assert bytes(await store.read(stored, 0, len(BODY))) == BODY
+        statuses = [entry.status for entry in server.log() if entry.operation == "GetObject"]
+        assert statuses == [501, 206, 206, 206]
+        assert await store.checksum(stored) is None
+        assert sum(entry.operation == "HeadObject" for entry in server.log()) == 2
+
+
+@trio_test
+async def test_a_checksum_is_asked_for_once(server: R2) -> None:
+    """For a version; and a bucket that keeps none is not asked for ever."""
+    async with opened(environ_for(server.url)) as store:
+        stored = (await store.head("a")).object
+        server.forget()
+        assert {await store.checksum(stored) for _ in range(3)} == {crc64nvme(BODY)}
+        assert len(server.log()) == 1
+        server.option(sums=False)
+        for number in range(MANY_SUMLESS + 5):
+            replaced = await store.put(f"n{number}", b"n", replaces=None)
+            assert await store.checksum(replaced) is None
+        assert server.count("HeadObject") == 1 + MANY_SUMLESS
+        assert await store.checksum(stored) == crc64nvme(BODY)

@@ -46,7 +46,7 @@ _CRC64 = anycrc.Model("CRC64-NVME")
 class Service:
     """The operations over a state. rate: refuse a second write to a key within a second. etags: `md5`, or
     `random` as R2 says of them nothing that a client may rely on. sums: tell the CRC-64/NVME of an object
-    that is read whole, to who asks for it. The others: see `admission`.
+    that is read whole, to who asks for it; `unknown`: refuse the question. The others: see `admission`.
     """
 
     def __init__(self, state: State) -> None:
@@ -164,6 +164,8 @@ class Service:
 
     def _get(self, request: Request) -> Answer:
         stored, headers = self._there(request.bucket, request.key), request.headers
+        if self.options["sums"] == "unknown" and "x-amz-checksum-mode" in headers:
+            raise Refusal(501, "NotImplemented", "Header 'x-amz-checksum-mode' not implemented")
         if "if-match" in headers and not matches(headers["if-match"], stored):
             raise failed()
         told = headers_of(stored)

@@ -34,6 +34,8 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _LATER = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests"})
 #: Codes that mean "with these credentials, no", although AWS sends some of them with status 400.
 _REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired"})
+#: Codes that mean "this header I do not know".
+_UNKNOWN = frozenset({"", "NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedArgument"})
 #: Codes and statuses that may mean "ask in the region of the bucket", if they say which that is.
 _MOVED_CODES = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -87,6 +89,13 @@ def check(answer: Answer, stored: StoredObject, offset: int, length: int) -> Non
     """Nothing but the bytes asked for passes. Raises what the answer means instead."""
     check_head(answer, stored, offset, length)
     check_body(answer, stored, offset, length)
+
+
+def knows_no_sums(answer: Answer) -> bool:
+    """The answer to a read that asked for a checksum refuses the question: it is newer than many services."""
+    found = _CODE.search(bytes(answer.body))
+    code = found[1].decode() if found else ""
+    return answer.status == 501 or (answer.status == 400 and code in _UNKNOWN)
 
 
 def check_head(answer: Answer, stored: StoredObject, offset: int, length: int) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -52,6 +52,9 @@ ATTEMPT_SHARE = 0.4
 #: and besides what its bytes take on the slowest line that is served (bytes per second): a slow one is not
 #: hung. (Stores with connections of their own notice one without bytes much earlier.)
 SLOWEST = 256 * 1024
+#: Checksums of whole objects that are remembered, and objects in a row without one after which a store is
+#: taken to keep none.
+MAX_SUMS, MANY_SUMLESS = 1000, 8
 #: The slowest copy within a store that is waited for, bytes per second.
 SLOWEST_COPY = 8 << 20
 
@@ -85,6 +88,8 @@ class GuardedStore:
         #: Of attempts that are waited for: when they began, and when one should have been answered.
         self._waiting: dict[object, tuple[float, float]] = {}
         self._answered = -math.inf
+        self._sums: OrderedDict[tuple[str, str], int | None] = OrderedDict()
+        self._sumless = 0
         self._silent_since: float | None = None
         #: Told of every version that a read has just seen, and when it was asked for.
         self.confirmed: Callable[[StoredObject, float], object] = lambda stored, when: None
@@ -159,11 +164,25 @@ class GuardedStore:
         return body
 
     async def checksum(self, stored: StoredObject) -> int | None:
-        """The CRC-64/NVME of all bytes of this version, where the store keeps one. One HEAD."""
-        store = self._store
-        if not isinstance(store, KeepsSums):
-            return None
-        return await self._tried("head", stored.key, lambda: store.checksum(stored))
+        """The CRC-64/NVME of all bytes of this version, where the store keeps one: one HEAD for a version.
+
+        Not tried again when it fails, nor asked for any more once many objects in a row had none.
+        """
+        store, name = self._store, (stored.key, stored.version)
+        if not isinstance(store, KeepsSums) or name in self._sums or self._sumless >= MANY_SUMLESS:
+            return self._sums.get(name)
+        self.usage.request("head")
+        self.counters.requests["head"] += 1
+        found = None
+        try:
+            with trio.move_on_after(self._deadline):
+                found = await store.checksum(stored)
+        finally:
+            self._sumless = 0 if found is not None else self._sumless + 1
+        self._sums[name] = found
+        while len(self._sums) > MAX_SUMS:
+            self._sums.popitem(last=False)
+        return found
 
     async def put(
         self,

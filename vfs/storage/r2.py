@@ -25,6 +25,7 @@ from vfs.storage.answers import (
     check_head,
     is_summed,
     is_suspect,
+    knows_no_sums,
     quoted,
     short,
     sum_of,
@@ -46,9 +47,6 @@ MAX_EXPIRES = 7 * 24 * 3600
 #: An object that came damaged once is read whole from then on, when it is no larger than this.
 DOUBTED_BYTES = 8 << 20
 MAX_DOUBTED = 1000
-#: Checksums of whole objects that are remembered, and objects in a row without one after which a bucket is
-#: taken to keep none.
-MAX_SUMS, MANY_SUMLESS = 1000, 8
 #: Seconds for dropping the parts of a copy that failed; what stays ends with the service's own clearing.
 ABORT_SECONDS = 5.0
 
@@ -77,8 +75,8 @@ class S3Store:
         self._calls = Calls(access, self.url)
         self._besides: Counter[str] = Counter()
         self._doubted: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._sums: OrderedDict[tuple[str, str], int | None] = OrderedDict()
-        self._sumless = 0
+        #: Until the service turns out not to know the question.
+        self._asks_sums = True
 
     @property
     def url(self) -> str:
@@ -107,10 +105,7 @@ class S3Store:
         return await self._ask(key, ask)
 
     async def checksum(self, stored: StoredObject) -> int | None:
-        """See `base.KeepsSums`. Not asked for any more once many objects in a row had none."""
-        name = (stored.key, stored.version)
-        if name in self._sums or self._sumless >= MANY_SUMLESS:
-            return self._sums.get(name)
+        """See `base.KeepsSums`."""
 
         def ask(client: Any) -> str | None:
             answer = client.head_object(
@@ -122,13 +117,8 @@ class S3Store:
             told: str | None = answer.get("ChecksumCRC64NVME")
             return told
 
-        told = await self._ask(stored.key, ask)
-        found = sum_of(told) if told is not None else None
-        self._sumless = 0 if found is not None else self._sumless + 1
-        self._sums[name] = found
-        while len(self._sums) > MAX_SUMS:
-            self._sums.popitem(last=False)
-        return found
+        told = await self._ask(stored.key, ask) if self._asks_sums else None
+        return None if told is None else sum_of(told)
 
     async def list(
         self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
@@ -353,9 +343,12 @@ class S3Store:
         """One GET and the checks of what came; what kept it from being answered as an error of ours."""
         key = self._prefix + stored.key
         try:
-            whole = length == stored.size
-            with access.gets.get(key, offset, length, stored.version, transfer, whole=whole) as incoming:
+            summed = length == stored.size and self._asks_sums
+            with access.gets.get(key, offset, length, stored.version, transfer, whole=summed) as incoming:
                 answer = incoming.head
+                if summed and knows_no_sums(answer):
+                    self._asks_sums = False
+                    raise Unavailable(f"{stored.key}: HTTP {answer.status} to the question for its checksum")
                 check_head(answer, stored, offset, length)
                 early = incoming.sized and not is_summed(answer, stored, length)
                 answer = incoming.fill(intake, early=early)
