@@ -34,6 +34,9 @@ log = logging.getLogger("vfs.fuse_loop")
 KNOWN_VERSIONS = ("3.4.", "3.5.")
 #: A client in a loop sends its next request some 10 to 20 us after an answer; waiting longer is waste.
 SPIN_SECONDS = 30e-6
+#: While nothing came in the last spin, so many requests are waited for without one: a reader of large pieces
+#: takes longer over each than a spin lasts.
+SPIN_PAUSE = 16
 #: Other tasks (downloads, timers, other requests' handlers) get their turn at least this often.
 TURN_REQUESTS = 32
 TURN_SECONDS = 1e-3
@@ -111,6 +114,7 @@ class FastWait:
         self._poll.register(descriptor, select.POLLIN)
         self._clock = clock
         self._count = 0
+        self._pause = 0
         self._turn_ends = 0.0
         self._opening = opening
 
@@ -120,13 +124,16 @@ class FastWait:
             return True
         now = self._clock()
         if self._count < TURN_REQUESTS and now < self._turn_ends:
-            until = now + SPIN_SECONDS
-            while now < until:
+            until = now + SPIN_SECONDS if not self._pause else now
+            while True:
                 if self._poll.poll(0):
                     self._count += 1
                     self.fast += 1
                     return True
                 now = self._clock()
+                if now >= until:
+                    break
+            self._pause = self._pause - 1 if self._pause else SPIN_PAUSE
         while await self.original():
             self._count = 0
             self._turn_ends = self._clock() + TURN_SECONDS

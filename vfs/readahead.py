@@ -16,7 +16,8 @@ from collections import OrderedDict
 
 import trio
 
-from vfs.cache.blocks import KIB, MIB, BlockCache, Hold
+from vfs.cache.blocks import BlockCache
+from vfs.cache.hold import KIB, MAX_REQUEST, MIB, Hold
 from vfs.cache.intervals import Range, merged
 from vfs.errors import ReelfsError
 from vfs.spans import Extent, Layout, StoredObject
@@ -34,26 +35,35 @@ _LATE = 2 * MIB
 _SURE = 1 * MIB
 _GROWTH = 4
 _SMALLEST = 256 * KIB  # a smaller request ahead costs more than it brings
-_PIECE = 4 * MIB  # of one request ahead: eviction works in units of it
+_PIECE = MAX_REQUEST  # of one request ahead
 _PARTS = 4  # a window is fetched in at least so many requests, so that the first comes soon
+# Large pieces end at multiples of this: READs are that large and begin there, and one that needs two pieces
+# costs a copy.
+_GRAIN = 1 * MIB
 # Of the budget. While a window is read, as many bytes land behind it and as many are touched again before
 # it: with the half that precious entries may hold, all fit, and nothing is evicted before it was read.
 _SHARE = 4
 _FRESH = 10.0  # seconds after its last read in which a cursor counts as reading
+# What is read in order for longer than this is a stream: nobody comes back for what it has gone past, or
+# finds it in the pages of the kernel or on the disk. Kept here, it would push out everything else.
+_STREAM = 16 * MIB
+_BEHIND = 4 * MIB  # dropped at a time
 
 
 class Cursor:
     """A place of sequential reading, in bytes of the layout.
 
     position: the end of what was read. run: bytes read in order. ahead: the end of what is being fetched.
-    enough: while so much is ahead there is nothing to do. scopes: of the fetches under way.
+    behind: before it nothing of this run is kept. enough: while so much is ahead there is nothing to do.
+    scopes: of the fetches under way.
     """
 
-    __slots__ = ("ahead", "enough", "position", "run", "scopes")
+    __slots__ = ("ahead", "behind", "enough", "position", "run", "scopes")
 
     def __init__(self, position: int, run: int) -> None:
         self.position = position
         self.run = run
+        self.behind = position - run
         self.ahead = position
         self.enough = 0
         self.scopes: set[trio.CancelScope] = set()
@@ -133,6 +143,13 @@ class Prefetcher:
         cursor.scopes.clear()
         cursor.ahead = cursor.position
 
+    def leave(self, layout: Layout, start: int, end: int) -> None:
+        """Drop from memory what a stream has gone past, unless others read: they may come behind it."""
+        if len(self._moving) == 1:
+            for stored, ranges in wanted_ranges(layout.window(start, end - start)).items():
+                for span in ranges:
+                    self._blocks.leave(stored, *span)
+
     def fetch(self, cursor: Cursor, layout: Layout, start: int, end: int) -> bool:
         """Begin to fetch [start, end) of the layout unless it is here; False when there is no room for it."""
         size = end - start
@@ -206,11 +223,16 @@ class ReadAhead:
         end = min(offset + length, self._size)
         cursor = self._continued(offset, length)
         if cursor is None:
-            self._jump(end, end - offset)
+            cursor = self._jump(end, end - offset)
+            if offset == 0 and cursor.run >= _SURE:  # who begins with a large piece goes on
+                return self._extend(cursor)
         elif end > cursor.position:
             cursor.run += end - max(offset, cursor.position)
             cursor.position = end
             cursor.ahead = max(end, cursor.ahead)
+            if cursor.run > _STREAM and end - _LATE - cursor.behind >= _BEHIND:
+                self._prefetcher.leave(self._layout, cursor.behind, end - _LATE)
+                cursor.behind = end - _LATE
             if cursor.ahead - end <= cursor.enough:
                 return self._extend(cursor)
         return False
@@ -230,12 +252,13 @@ class ReadAhead:
                 return cursor
         return None
 
-    def _jump(self, position: int, run: int) -> None:
+    def _jump(self, position: int, run: int) -> Cursor:
         if self._cursors:
             self._prefetcher.stop(self._cursors[-1])
         if len(self._cursors) >= CURSORS:
             self._prefetcher.stop(self._cursors.pop(0))
-        self._cursors.append(Cursor(position, run))
+        self._cursors.append(cursor := Cursor(position, run))
+        return cursor
 
     def _extend(self, cursor: Cursor) -> bool:
         before = self._prefetcher.pieces
@@ -244,6 +267,8 @@ class ReadAhead:
         target = min(self._size, cursor.position + window)
         while cursor.ahead < target:
             stop = min(cursor.ahead + piece, target)
+            if piece > _GRAIN and stop < self._size:
+                stop = max(stop // _GRAIN * _GRAIN, cursor.ahead + 1)
             if stop - cursor.ahead < piece and stop < self._size:
                 break
             if not self._prefetcher.fetch(cursor, self._layout, cursor.ahead, stop):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import trio
 
-from vfs.cache.blocks import GAP, MAX_REQUEST, MIB, BlockCache, Hold
+from vfs.cache.blocks import BlockCache
+from vfs.cache.hold import GAP, MAX_REQUEST, MIB, Hold
 from vfs.readahead import Prefetcher, ReadAhead, wanted_ranges
 from vfs.spans import DerivedObject, Inline, Layout, StoredObject
 from vfs.wholeread import whole_read

@@ -131,7 +131,7 @@ def test_who_needs_the_first_bytes_does_not_wait_for_the_last() -> None:
 def test_a_stream_gives_pieces_as_they_come_and_asks_for_more_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vfs.cache.blocks._STREAMED", 16_384)
+    monkeypatch.setattr("vfs.cache.hold._STREAMED", 16_384)
 
     async def scenario(tap: Tap, blocks: BlockCache) -> None:
         layout = Layout((Inline(b"head"), Extent(GAME, 1_000, 60_000), Extent(GAME, 0, 100)))

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from vfs.cache.blocks import BlockCache, Segment
+from vfs.cache.blocks import BlockCache
 from vfs.cache.budget import Budget
+from vfs.cache.segments import Segment
 from vfs.errors import BadBody, ReelfsError, Stale, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.base import Store

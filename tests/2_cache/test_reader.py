@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from vfs.cache.blocks import KIB, MIB, BlockCache
+from vfs.cache.blocks import BlockCache
 from vfs.cache.budget import Budget
 from vfs.cache.disk import DiskCache
+from vfs.cache.hold import KIB, MIB
 from vfs.errors import Stale, Unavailable
 from vfs.pytest_plugin import ExpectedLogs
 from vfs.reader import Handle, Reader, open_reader

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import time
 import weakref
 from collections.abc import Callable
 
@@ -20,7 +21,11 @@ import trio
 from vfs.storage.base import Body
 
 #: Bytes a store reads at one time: fewer while somebody waits, since it is not told before they are all here.
-LEAST, MOST = 16 * 1024, 256 * 1024
+LEAST, MOST = 16 * 1024, 1024 * 1024
+#: Else about as many as come in this time (seconds): somebody may begin to wait meanwhile.
+_STEP = 0.01
+#: Bodies from this size on begin at a page.
+_ALIGNED = 256 * 1024
 _PAGE = 4096
 
 
@@ -107,7 +112,7 @@ def _buffer(length: int) -> memoryview:
     copy. Not filled with zeros, which is a tenth of the CPU of a large read. (Nor of numpy: it has the kernel
     make huge pages for 4 MiB and more, anew each time.)
     """
-    slack = _PAGE if length >= MOST else 0
+    slack = _PAGE if length >= _ALIGNED else 0
     room: bytearray = _bytearray(None, length + slack)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % _PAGE if slack else 0
     return memoryview(room)[start : start + length]
@@ -116,7 +121,7 @@ def _buffer(length: int) -> memoryview:
 class Intake:
     """What one attempt of a store fills. begun: what earlier ones brought."""
 
-    __slots__ = ("_arriving", "_begun", "_buffer", "_length", "have")
+    __slots__ = ("_arriving", "_asked", "_begun", "_buffer", "_length", "_step", "have")
 
     def __init__(self, arriving: Arriving, begun: memoryview) -> None:
         # Weakly: a cycle would keep megabytes until the garbage collector comes by.
@@ -125,6 +130,7 @@ class Intake:
         self._begun = begun
         self._buffer: memoryview | None = None
         self.have = len(begun)
+        self._asked, self._step = math.inf, 4 * LEAST
 
     @property
     def buffer(self) -> memoryview:
@@ -143,11 +149,17 @@ class Intake:
         """For exactly the bytes that the attempt was asked for."""
         return self.buffer[len(self._begun) :]
 
-    @property
     def due(self) -> int:
-        """So many bytes to read before `reached` is called the next time. From any thread."""
+        """So many bytes to read before `reached` is called the next time. From the thread that reads."""
+        now = time.monotonic()
+        if now - self._asked < _STEP / 2:
+            self._step = min(self._step * 2, MOST)
+        elif now - self._asked > _STEP * 2:
+            self._step = max(self._step // 2, LEAST)
+        self._asked = now
         arriving = self._arriving()
-        return MOST if arriving is None else int(min(max(arriving.wanted - self.have, LEAST), MOST))
+        wanted = math.inf if arriving is None else arriving.wanted - self.have
+        return int(min(max(wanted, LEAST), self._step))
 
     def reached(self, count: int) -> None:
         """The first `count` bytes of `room` are final and may be given out. From any thread; never waits."""

@@ -21,6 +21,8 @@ import urllib3.connection
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
+from vfs.storage.sockets import FillingSocket
+
 #: Connections that are opened ahead: a video is begun with its head and its sidecar, side by side.
 AHEAD = 2
 #: Seconds after which idle connections are likely closed by the other side: S3 keeps them for a few.
@@ -88,6 +90,12 @@ class _HttpConnection(urllib3.connection.HTTPConnection):
         if _thread.transfer is not None:
             _thread.transfer.on(self)
         return super().getresponse()
+
+    def connect(self) -> None:
+        """Connect; bodies are received into large buffers, without a call for each segment."""
+        super().connect()
+        if type(self.sock) is socket.socket:  # that of TLS has its own ways
+            self.sock = FillingSocket.of(self.sock)
 
 
 class _HttpsConnection(_HttpConnection, urllib3.connection.HTTPSConnection):

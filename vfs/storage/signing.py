@@ -72,7 +72,7 @@ class Incoming:
         """
         source, room, at = source_of(self._response), intake.room, 0
         while at < len(room) and not self._transfer.abandoned:
-            count = source.readinto(room[at : at + (intake.due if early else MOST)])
+            count = source.readinto(room[at : at + (intake.due() if early else MOST)])
             if not count:
                 break
             at += count
