@@ -7,6 +7,7 @@ import random
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -20,7 +21,7 @@ from vfs.cache.budget import Budget
 from vfs.errors import BadBody, ReelfsError, Stale, Unavailable
 from vfs.reader import Reader, open_reader
 from vfs.spans import Extent, Inline, Layout, StoredObject
-from vfs.storage.arriving import Arriving, Intake
+from vfs.storage.arriving import LEAST, MOST, Arriving, Intake
 from vfs.storage.base import Body, Store
 from vfs.storage.guard import ATTEMPT_SHARE, GuardedStore
 
@@ -389,3 +390,26 @@ def test_many_readers_of_requests_that_trickle_get_the_right_bytes(seed: int) ->
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_the_faster_bytes_come_the_more_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        now = [0.0]
+        monkeypatch.setattr("vfs.storage.arriving.time", SimpleNamespace(monotonic=lambda: now[0]))
+        arriving = Arriving(100 << 20)
+        intake = arriving.begin()
+
+        def steps(seconds: float, count: int) -> list[int]:
+            found = []
+            for _ in range(count):
+                now[0] += seconds
+                found.append(intake.due())
+            return found
+
+        assert steps(0.001, 8)[-1] == MOST, "a fast line: few calls"
+        assert steps(0.2, 8)[-1] == LEAST, "a slow one: who comes to wait does not wait long"
+        steps(0.001, 8)
+        arriving.watch(intake.have + 20_000, lambda: None)
+        assert intake.due() == 20_000, "nobody is told late of what he waits for"
+
+    trio.run(main)

@@ -330,6 +330,78 @@ def test_what_is_fetched_ahead_is_in_proportion_to_what_was_read() -> None:
     run(main)
 
 
+def test_who_begins_with_a_large_piece_is_read_ahead_of_at_once() -> None:
+    async def main() -> None:
+        bucket = Bucket(latency=0.04)
+        async with reading(bucket) as reader:
+            large, small, late = (reader.open(Layout.whole(movie(version=v))) for v in ("v1", "v2", "v3"))
+            await large.read(0, MIB)
+            await trio.sleep(1)
+            assert bucket.fetched == 5 * MIB
+            await small.read(0, 512 * KIB)
+            await late.read(100 * MIB, MIB)
+            await trio.sleep(1)
+            assert bucket.fetched == 5 * MIB + 512 * KIB + MIB, "nothing ahead of what may be a look"
+            for handle in (large, small, late):
+                handle.close()
+
+    run(main)
+
+
+def test_large_reads_at_their_multiples_are_views_of_one_piece() -> None:
+    async def main() -> None:
+        bucket = Bucket(latency=0.04)
+        async with reading(bucket) as reader:
+            handle = reader.open(Layout.whole(movie()))
+            await handle.read(0, 384 * KIB)
+            await handle.read(384 * KIB, 640 * KIB)
+            joined = [
+                at for at in range(1, 100) if not isinstance(await handle.read(at * MIB, MIB), memoryview)
+            ]
+            assert not [at for at in joined if at > 8], "begun out of step, then in step"
+            handle.close()
+
+    run(main)
+
+
+def test_a_stream_leaves_what_it_read_and_what_others_keep_stays() -> None:
+    async def main() -> None:
+        bucket = Bucket(latency=0.01)
+        async with reading(bucket, memory=96 * MIB) as reader:
+            kept = Layout.whole(movie(64 * KIB, version="v2"))
+            await reader.fetch(kept)
+            handle = reader.open(Layout.whole(movie(300 * MIB)))
+            for at in range(300):
+                await handle.read(at * MIB, MIB)
+                behind = sum(reader.blocks.has(movie(300 * MIB), n * MIB, (n + 1) * MIB) for n in range(at))
+                assert behind <= 32, "a stream's own beginning, a piece and its tolerance"
+            assert reader.peek(kept, 0, 64 * KIB) is not None
+            assert reader.blocks.budget.evictions == 0
+            assert bucket.fetched == 300 * MIB + 64 * KIB
+            handle.close()
+
+    run(main)
+
+
+def test_streams_side_by_side_share_what_one_of_them_has_read() -> None:
+    async def main() -> None:
+        bucket = Bucket(latency=0.01)
+        async with reading(bucket) as reader:
+            first, second = (reader.open(Layout.whole(movie())) for _ in range(2))
+            await second.read(0, MIB)
+            await second.read(MIB, MIB)
+            for at in range(80):
+                await first.read(at * MIB, MIB)
+                if at >= 30:
+                    await second.read((at - 28) * MIB, MIB)
+            asked = [offset for offset, _ in bucket.log]
+            assert len(asked) == len(set(asked)), "fetched twice"
+            first.close()
+            second.close()
+
+    run(main)
+
+
 def test_the_kernels_pieces_may_come_in_any_order() -> None:
     async def main() -> None:
         bucket = Bucket(latency=0.04)

@@ -94,6 +94,27 @@ def test_nothing_to_read_joins_the_queue_after_a_short_spin(pipe: tuple[int, int
     trio.run(main)
 
 
+def test_who_lets_it_wait_is_not_spun_for_a_while(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    original, clock = Original(then=lambda: os.write(write, b"x")), Clock()
+
+    async def looks() -> int:
+        before = clock.now
+        assert await wait()
+        os.read(read, 10)
+        return round((clock.now - before) / clock.step)
+
+    async def main() -> None:
+        assert await looks() < 5, "the first has no turn to spin in"
+        assert await looks() > 20
+        for _ in range(fuse_loop.SPIN_PAUSE):
+            assert await looks() < 5
+        assert await looks() > 20
+
+    wait = FastWait(read, original, clock)
+    trio.run(main)
+
+
 def test_a_request_that_was_taken_back_is_not_read(pipe: tuple[int, int]) -> None:
     """Readable when asked, gone a moment later: a blocking read would hold up the mount."""
     read, write = pipe
