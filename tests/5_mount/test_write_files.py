@@ -127,6 +127,10 @@ def test_truncate_and_holes(here: Path) -> None:
     data = path.read_bytes()
     assert (len(data), data[:2], data[-3:]) == (100_003, b"01", b"end")
     assert not any(data[2:-3])
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 99_000, 50_000)
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 149_000
+    assert path.read_bytes() == data + bytes(149_000 - len(data))
 
 
 def test_part_of_a_stored_file_is_changed_and_the_rest_fetched_once(server: R2, tmp_path: Path) -> None:
