@@ -163,7 +163,7 @@ def _mounted(adapter: Adapter, mountpoint: Path, settings: Settings) -> Iterator
         raise ConfigError(f"{mountpoint} could not be mounted: {reason}") from None
     finished = False
     try:
-        fuse_loop.install_fast_wait(fuse_loop.fuse_descriptor(before))
+        fuse_loop.install_fast_wait(fuse_loop.fuse_descriptor(before), writable=settings.writes)
         yield
         finished = True
     finally:

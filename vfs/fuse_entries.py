@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, RequestContext, SetattrFields, StatvfsData
 
 _USER = "user."
+_PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 #: Attributes of a file that is pending change through the kernel alone, or with a conflict.
 PENDING_SECONDS = 10.0
 #: Attributes of a stored file that nobody asked the store for may be learnt at any time.
@@ -50,10 +51,14 @@ FSYNC_PATIENCE = 2.0
 
 @dataclass(slots=True, eq=False)
 class WrittenFile(OpenFile):
-    """One open(2) of a file that is pending or may become so. told: of how many lost races."""
+    """One open(2) of a file that is pending or may become so. told: of how many lost races.
+
+    by_root: what it writes leaves set-user-ID bits where they are, as on other file systems.
+    """
 
     entry: Entry | None = None
     writing: bool = False
+    by_root: bool = False
     told: int = 0
 
     def __post_init__(self) -> None:
@@ -183,6 +188,8 @@ class Entries(Adapter):
                 shown.st_blocks = (entry.size + 511) // 512
             shown.st_nlink = 1 if entry.key else 0
         self._show(shown, known)
+        if (known.mode or 0) & _PRIVILEGES:
+            shown.attr_timeout = 0.0  # a write may take them away
         if not isinstance(found.node, Symlink):
             mode = known.mode if known.mode is not None else 0o644 & ~self._look.umask
             if not self._drive.rules.allows(stored.key):
@@ -229,6 +236,8 @@ class Entries(Adapter):
         stored = self._file(inode)
         if fields.update_size:
             await self._truncate(inode, stored, fh, attr.st_size)
+            if ctx.uid != 0 and (truncated := self._entry(inode)) is not None:
+                disarm(truncated)
         if (
             fields.update_mode
             or fields.update_uid
@@ -371,6 +380,17 @@ def _no_data() -> bytes:
     raise pyfuse3.FUSEError(errno.ENODATA)
 
 
+def disarm(entry: Entry) -> None:
+    """It was written to: no program is run for its owner any more."""
+    mode = entry.attributes.mode
+    if mode is not None and mode & _PRIVILEGES:
+        entry.attributes = replace(entry.attributes, mode=_disarmed(mode))
+
+
+def _disarmed(mode: int) -> int:
+    return mode & ~(_PRIVILEGES if mode & stat.S_IXGRP else stat.S_ISUID)
+
+
 def _changed(before: Attributes, attr: EntryAttributes, fields: SetattrFields) -> Attributes:
     """Attributes with what a setattr names."""
     after = before
@@ -380,6 +400,8 @@ def _changed(before: Attributes, attr: EntryAttributes, fields: SetattrFields) -
         after = replace(after, uid=attr.st_uid)
     if fields.update_gid:
         after = replace(after, gid=attr.st_gid)
+    if (fields.update_uid or fields.update_gid) and after.mode is not None:
+        after = replace(after, mode=_disarmed(after.mode))
     if fields.update_mtime:
         after = replace(after, mtime_ns=attr.st_mtime_ns)
     if fields.update_atime and (fields.update_mtime or after.mtime_ns is not None):

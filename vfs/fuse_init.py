@@ -20,6 +20,9 @@ import struct
 log = logging.getLogger("vfs.fuse_init")
 
 PARALLEL_DIROPS = 1 << 18
+#: Who answers takes away set-user-ID bits when a file is written to. The kernel then need not ask for
+#: `security.capability` before each write, but once for each file.
+HANDLE_KILLPRIV_V2 = 1 << 28
 _INIT = 26
 #: More than the largest request: with less room the kernel refuses to be read.
 _ROOM = 2 << 20

@@ -23,7 +23,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from vfs.fuse_init import Opening
+from vfs.fuse_init import HANDLE_KILLPRIV_V2, PARALLEL_DIROPS, Opening
 
 #: The module with its private names.
 _pyfuse3: Any = pyfuse3
@@ -72,17 +72,18 @@ def open_fuse_descriptors() -> set[int]:
     return found
 
 
-def install_fast_wait(descriptor: int | None) -> bool:
+def install_fast_wait(descriptor: int | None, *, writable: bool = False) -> bool:
     """Make the session loop poll before it waits. False (and no change) where that is not known to work.
 
-    descriptor: the session's /dev/fuse.
+    descriptor: the session's /dev/fuse. writable: the handlers are those of `WritableAdapter`.
     """
     original = getattr(pyfuse3, "_wait_fuse_readable", None)
     if descriptor is None or original is None or not pyfuse3.__version__.startswith(KNOWN_VERSIONS):
         log.info("pyfuse3 %s: its request loop is used as it is", pyfuse3.__version__)
         return False
+    wanted = PARALLEL_DIROPS | (HANDLE_KILLPRIV_V2 if writable else 0)
     _pyfuse3._wait_fuse_readable = FastWait(
-        descriptor, getattr(original, "original", original), opening=Opening(descriptor)
+        descriptor, getattr(original, "original", original), opening=Opening(descriptor, wanted)
     )
     return True
 

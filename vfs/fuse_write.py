@@ -21,7 +21,7 @@ from vfs.errors import (
     Stale,
 )
 from vfs.fuse import NAME_MAX
-from vfs.fuse_entries import Entries, WrittenFile, stored_in
+from vfs.fuse_entries import Entries, WrittenFile, disarm, stored_in
 from vfs.fuse_guard import answered, asker, inner, killable, opener
 from vfs.inodes import Inode
 from vfs.nodes import Directory
@@ -58,7 +58,8 @@ class WritableAdapter(Entries):
             return await self._open(inode, flags, ctx), self._attributes(inode)
         entry.opened += 1
         inode.opened += 1
-        handle = self._handle(self.files, WrittenFile(inode, ctx.pid, entry=entry, writing=True))
+        opened = WrittenFile(inode, ctx.pid, entry=entry, writing=True, by_root=ctx.uid == 0)
+        handle = self._handle(self.files, opened)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._attributes(inode)
 
     async def _make(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> tuple[Inode, Entry]:
@@ -123,7 +124,9 @@ class WritableAdapter(Entries):
             async with self._closed_after_errors(entry):
                 await self._drive.files.truncate(entry, 0)
             self._renew(entry)
-        opened = WrittenFile(inode, ctx.pid, entry=entry, writing=writing)
+            if ctx.uid != 0:
+                disarm(entry)
+        opened = WrittenFile(inode, ctx.pid, entry=entry, writing=writing, by_root=ctx.uid == 0)
         entry.opened += 1
         inode.opened += 1
         return pyfuse3.FileInfo(fh=self._handle(self.files, opened), keep_cache=True)
@@ -165,6 +168,8 @@ class WritableAdapter(Entries):
         await self._drive.files.write(opened.entry, offset, data)
         if not was_pending:
             self._renew(opened.entry)
+        if not opened.by_root:
+            disarm(opened.entry)
         self.status.count("fuse_bytes_written", by=len(data))
         return len(data)
 

@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -342,6 +343,39 @@ def test_protected_objects_stay(drive: WrittenMount) -> None:
 
 
 # ---------------------------------------------------------------- attributes
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="programs of two users are needed")
+def test_set_user_id_bits_go_when_another_user_writes(server: R2) -> None:
+    """As on the disk of this machine: the kernel leaves that to the mount."""
+    server.fill("privileges", {})
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        with written(Path(folder), "r2://privileges", server.environ, "allow_other=true") as mount:
+            modes = []
+            for path in (mount / "a", Path(folder) / "a"):
+                seen = []
+                for how in ("write", "truncate", "open to truncate", "chown"):
+                    path.write_bytes(b"0123456789")
+                    os.chmod(path, 0o6777)
+                    with path.open("r+b") as file:
+                        file.write(b"by root")
+                    seen.append(stat.S_IMODE(path.stat().st_mode))
+                    work = {
+                        "write": f"printf x | dd of={path} conv=notrunc status=none",
+                        "truncate": f"truncate -s 3 {path}",
+                        "open to truncate": f": > {path}",
+                    }
+                    if how in work:
+                        command = ["/bin/sh", "-c", work[how]]
+                        subprocess.run(command, user=65534, group=65534, extra_groups=[], cwd="/", check=True)
+                    else:
+                        os.chown(path, 65534, 65534)
+                    seen.append(stat.S_IMODE(path.stat().st_mode))
+                    os.chown(path, 0, 0)
+                modes.append(seen)
+            assert modes[0] == modes[1]
+            assert {0o6777, 0o777} == set(modes[0])
 
 
 def test_attributes_are_kept_over_a_remount(server: R2, tmp_path: Path) -> None:
