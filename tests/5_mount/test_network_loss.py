@@ -44,7 +44,7 @@ def away(mounted: MountIt, game: bytes) -> Iterator[Bench]:
         yield made
 
 
-@pytest.mark.parametrize("how", ["hang", "down"])
+@pytest.mark.parametrize("how", ["hang", pytest.param("down", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seconds", OUTAGES)
 def test_an_outage(away: Bench, seconds: int, how: str) -> None:
     assert read(away / "cached.bin") == BODY
