@@ -16,8 +16,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 #: Longest name of one path component in bytes: NAME_MAX of Linux.
 NAME_MAX = 255
-#: Where what was deleted waits, at the root of what is mounted: found by name, not listed.
-TRASH = ".reelfs-trash"
+#: Folders at the root of what is mounted that begin so are found by name, not listed: what reelfs and its
+#: plugins keep in the source, such as what was deleted.
+OWN = ".reelfs-"
+TRASH = f"{OWN}trash"
 #: Most digits before and after the decimal point: 31 years, and a nanosecond. More is a slip or an attack.
 MAX_DIGITS = 9
 

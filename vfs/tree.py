@@ -282,9 +282,11 @@ class Tree:
     async def _list_folder(self, place: StoredPlace) -> dict[str, Found]:
         """Stored children, then what the views of the folder list; a failing view hides no stored file."""
         listing = await self._metadata.folder(place.prefix)
-        found = {name: self._folder(place.folder(name)) for name in listing.folders}
-        if not place.prefix:
-            found.pop(names.TRASH, None)
+        found = {
+            name: self._folder(place.folder(name))
+            for name in listing.folders
+            if place.prefix or not name.startswith(names.OWN)
+        }
         hidden = left_over(listing)
         for name, file in listing.files.items():
             if name in hidden:

@@ -126,8 +126,9 @@ class Place(Protocol):
 class SmallFiles(Protocol):
     """Small files that a plugin keeps in the source, for all who mount it: a saved question, a setting.
 
-    Offered to hooks on a mount that may be written to. They are ordinary stored files, read as any `Place`;
-    what is written is stored when the call returns, whole or not at all.
+    Offered to hooks on a mount that may be written to. They are ordinary stored files, read as any `Place`; a
+    folder `.reelfs-NAME` at the root is a good place, as it is not listed there. What is written is stored
+    when the call returns, whole or not at all.
     """
 
     def allows(self, path: str) -> bool:

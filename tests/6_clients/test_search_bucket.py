@@ -189,6 +189,7 @@ def test_questions_are_kept_in_the_bucket(library: Library, tmp_path: Path) -> N
         os.mkdir(here / "goal")
         assert stored() == {".reelfs-search/goal.query": b"text/goal\n"}
         assert os.listdir(there) == ["goal"]
+        assert ".reelfs-search" not in os.listdir(other.path)
         assert sorted(os.listdir(there / "goal")) == [".query", ".refresh", "@"]
         assert [row["source"] for row in rows(there / "goal/@")] == ["a/games/g.mp4"]
         (here / "goal/.query").write_text("text/tag:miss/limit:1\n")
