@@ -68,5 +68,19 @@ def test_words_give_clips_that_play(tmp_path: Path, library: Path) -> None:
         assert os.listdir(mount / "search/text") == []
         assert raised(mount / "search/text/colour:red/@") == errno.EINVAL
         assert raised(mount / "search/text/'; DROP TABLE words; --/limit:0/@") == errno.EINVAL
+        for hostile in (
+            *("frame/..%2F..%2Fetc%2Fpasswd@1s", "clip/%2Fetc%2Fpasswd@1s-2s", "frame/a%00.mp4@1s"),
+            *("text/%00", "text/rating:1 OR 1=1"),
+        ):
+            assert raised(mount / f"search/{hostile}/@") in (errno.EINVAL, errno.ENOENT), hostile
+        for injected in (
+            "goal OR 1=1",
+            "a' UNION SELECT * FROM words --",
+            "goal* AND {notes}",
+            "tag:{x} NEAR(",
+        ):
+            assert json.loads((mount / f"search/text/{injected}/@/results.json").read_text())["results"] == []
         assert raised(mount / f"search/text/{'x' * 300}/@") == errno.ENAMETOOLONG
+        assert raised(mount / f"search/text/{'x' * 10_000_000}/@") == errno.ENAMETOOLONG
+        assert name in os.listdir(folder)
         assert raised(mount / "search/nothing") == errno.ENOENT
