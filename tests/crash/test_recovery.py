@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.model.engine import Engine, HeldStore, quick
 from vfs.errors import NoRoom, ReelfsError
@@ -201,6 +203,50 @@ def test_a_journal_that_cannot_be_used_is_refused_and_stays(
     assert engine.settle() == []
     engine.close()
     assert store.bodies() == {"a": b"aaaaa"}
+
+
+def test_a_disk_that_cannot_keep_it_is_said_by_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes that file is told; who closes another at the same moment has it in the journal."""
+    store = HeldStore()
+    engine = Engine(tmp_path / "1", store, small=4)
+    sync = os.fdatasync
+
+    def fails(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == 10:
+            raise OSError(errno.ENOSPC, "no room")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    try:
+        entries = {name: engine.create("", name) for name in ("refused", "kept", "small")}
+        for name, body in (("refused", b"x" * 10), ("kept", b"y" * 20), ("small", b"z")):
+            engine.write(entries[name], 0, body)
+        errors: dict[str, BaseException] = {}
+
+        async def close(name: str) -> None:
+            try:
+                await engine.drive.files.flush(entries[name])
+            except ReelfsError as error:
+                errors[name] = error
+
+        async def close_all() -> None:
+            async with trio.open_nursery() as nursery:
+                for name in entries:
+                    nursery.start_soon(close, name)
+
+        engine.call(close_all)
+        assert errors.keys() == {"refused"}
+        assert isinstance(errors["refused"], NoRoom)
+        kept = sqlite3.connect(tmp_path / "1" / "journal.sqlite")
+        assert {key for (key,) in kept.execute("SELECT key FROM pending")} == {b"kept", b"small"}
+        kept.close()
+        monkeypatch.undo()
+        for entry in entries.values():
+            engine.close_file(entry)
+        assert engine.settle() == []
+        assert store.bodies() == {"refused": b"x" * 10, "kept": b"y" * 20, "small": b"z"}
+    finally:
+        engine.close()
 
 
 def test_one_mount_at_a_time(tmp_path: Path) -> None:

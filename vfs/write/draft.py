@@ -135,15 +135,17 @@ class Draft:
             self._mark(start, end)
 
     def sync(self) -> None:
-        """On the disk, whatever happens to the machine. (What is in memory is the journal's to keep.)"""
+        """On the disk, whatever happens to the machine. (What is in memory is the journal's to keep.) Raises
+        NoRoom, ReelfsError.
+        """
         if self._body is not None:
             return
         self._staging.point("before-sync")
-        with self._file() as descriptor:
+        with self._staging.room(0), self._file() as descriptor:
             os.fdatasync(descriptor)
-        if not self._is_listed:
-            self._staging.sync_folder()  # a file that no folder names is lost with all its bytes
-            self._is_listed = True
+            if not self._is_listed:
+                self._staging.sync_folder()  # a file that no folder names is lost with all its bytes
+                self._is_listed = True
         self._staging.point("after-sync")
 
     def forsake(self) -> int:

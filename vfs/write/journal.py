@@ -270,6 +270,8 @@ class Journal:
                     work.first()
                 except ReelfsError as error:
                     work.failed = error
+                except Exception as error:  # the others of this batch must not be lost with it
+                    work.failed = ReelfsError(f"before the journal {self.path}: {error!r}")
         failure = self._commit(batch, durable)
         if self._pages >= self._most_pages // 2:
             try:
