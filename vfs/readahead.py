@@ -267,10 +267,10 @@ class ReadAhead:
         target = min(self._size, cursor.position + window)
         while cursor.ahead < target:
             stop = min(cursor.ahead + piece, target)
-            if piece > _GRAIN and stop < self._size:
-                stop = max(stop // _GRAIN * _GRAIN, cursor.ahead + 1)
             if stop - cursor.ahead < piece and stop < self._size:
                 break
+            if piece > _GRAIN and stop < self._size:
+                stop -= stop % _GRAIN
             if not self._prefetcher.fetch(cursor, self._layout, cursor.ahead, stop):
                 break
             cursor.ahead = stop

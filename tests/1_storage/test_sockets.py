@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ def test_silence_is_a_timeout(pair: tuple[FillingSocket, socket.socket], size: i
     with pytest.raises(TimeoutError):
         ours.recv_into(bytearray(size))
     assert 0.04 < time.monotonic() - began < 3
+
+
+def test_no_timeout_after_one(pair: tuple[FillingSocket, socket.socket]) -> None:
+    ours, _ = pair
+    for value, allowed in ((0.25, 250_000), (None, 0)):
+        ours.settimeout(value)
+        assert ours.gettimeout() == value
+        kernels = struct.unpack("ll", ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+        assert kernels[0] == 0
+        assert allowed <= kernels[1] <= allowed + 10_000, "it counts in ticks"
 
 
 def test_what_came_before_the_silence_is_given(pair: tuple[FillingSocket, socket.socket]) -> None:

@@ -252,7 +252,7 @@ async def read_through(handle: Handle, start: int, end: int, step: int) -> None:
         assert await handle.read(offset, step) == content(movie(), offset, min(end, offset + step))
 
 
-@pytest.mark.parametrize("step", [128 * KIB, MIB])
+@pytest.mark.parametrize("step", [128 * KIB, MIB, 1_000_003])
 def test_a_sequential_reader_has_every_byte_once_and_waits_for_few_round_trips(step: int) -> None:
     async def main() -> None:
         bucket = Bucket(latency=0.04)

@@ -36,10 +36,9 @@ class FillingSocket(socket.socket):
     def settimeout(self, value: float | None, /) -> None:
         """Seconds without a byte, at most; None waits for ever. Zero (do not block) is not possible here."""
         super().settimeout(None)
-        self._patience = value
-        self._set: float | None = None
-        self._allow(value)
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(value))
+        self._patience = self._set = value
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self.setsockopt(socket.SOL_SOCKET, option, _timeval(value))
 
     def gettimeout(self) -> float | None:
         """What was set."""
