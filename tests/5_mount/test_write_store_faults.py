@@ -94,7 +94,7 @@ class Rig:
 
     def listed(self) -> list[str]:
         """The names in its root, without the trash."""
-        return sorted(name for name in os.listdir(self.mount.path) if name != ".reelfs-trash")
+        return sorted(name for name in os.listdir(self.mount.path) if name != "search")
 
     def store(self, key: str, body: bytes) -> None:
         """What another client does."""
@@ -203,7 +203,7 @@ def test_a_store_that_stays_away(rig: Callable[..., Rig], file: Path, kind: str)
     """`cp` and `ls` go on; `fsync` says at the deadline that the store does not have it; nothing is lost."""
     here = rig({"old.bin": b"old"})
     assert (here / "old.bin").read_bytes() == b"old"
-    assert os.listdir(here.mount.path) == ["old.bin"]
+    assert here.listed() == ["old.bin"]
     here.fault(Fault(kind, times=-1), "*")
     assert cp(file, here / "new.bin") < LATE
     descriptor = os.open(here / "synced.bin", os.O_CREAT | os.O_WRONLY)
@@ -353,7 +353,7 @@ def test_a_daemon_killed_in_the_middle_of_a_film_goes_on(rig: Callable[..., Rig]
 def test_names_that_change_while_the_store_fails(rig: Callable[..., Rig], name: str) -> None:
     """Moved, removed, made: the store comes to have just that."""
     here = rig({"moved.bin": b"moved", "gone.bin": b"gone", "kept.bin": b"kept", "d/in.bin": b"in"})
-    assert len(os.listdir(here.mount.path)) == 4
+    assert len(here.listed()) == 4
     for operation in ("CopyObject", "DeleteObject", "PutObject"):
         here.fault(replace(FAULTS[name], times=1), operation)
     (here / "moved.bin").rename(here / "here.bin")
