@@ -189,7 +189,7 @@ class Chain:
             for column, size in zip(columns, lengths[1:], strict=True):
                 column.frombytes(data[at : at + size])
                 at += size
-        except (struct.error, KeyError, TypeError) as error:
+        except (struct.error, KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"not a kept chain: {error}") from None
         for number in range(len(chain)):
             tag = bytes(chain._tags[4 * number : 4 * number + 4])

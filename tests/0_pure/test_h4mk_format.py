@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from vfs_h4mk import keys, tables
 from vfs_h4mk.chunks import KERNEL, TRANSPORT, Chain, framing_of
@@ -102,6 +102,8 @@ def test_a_chain_is_the_same_however_it_is_fed_and_kept(
 
 
 @given(st.binary(max_size=200))
+@example(b"\x00\x00\x00\x010")  # a head that is JSON, and no object
+@example(b"\x0d\x00\x00\x00" + b'{"lengths":1}')
 def test_a_kept_chain_that_is_none_is_refused(junk: bytes) -> None:
     with pytest.raises(ValueError):
         Chain.from_bytes(TRANSPORT, 1000, junk)
