@@ -257,7 +257,7 @@ def test_who_lists_has_connections_for_what_is_read_next(proxy: Behind) -> None:
 # -- hanging ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [None, 0, 1000])
+@pytest.mark.parametrize("at", [None, pytest.param(0, marks=pytest.mark.slow), 1000])
 def test_a_hanging_server_leaves_time_for_another_attempt(proxy: Behind, at: int | None) -> None:
     """One attempt does not use up the deadline."""
 

@@ -206,7 +206,7 @@ async def test_a_request_that_hangs_is_tried_again(running: R2, operation: str, 
                 await check(store, await sent(store, key + " d"), BODY)
 
 
-@pytest.mark.parametrize("kind", ["status", "hang"])
+@pytest.mark.parametrize("kind", [pytest.param("status", marks=pytest.mark.slow), "hang"])
 @trio_test
 async def test_a_store_that_stays_away_is_given_up_at_the_deadline(running: R2, kind: str) -> None:
     """Nothing is stored, and that is what is told."""

@@ -230,7 +230,7 @@ def test_a_decoder_that_hangs_is_ended_at_the_deadline(cinema: Any) -> None:
         with started(["cat", cinema / FRAMES[1]]) as reader:
             eventually(lambda: is_asking(reader.pid, cinema))
             assert isinstance(read(cinema / "game@0.4s-1s.mp4"), bytes)
-            assert os.listdir(cinema.path) == ["game.mp4"]
+            assert "game.mp4" in os.listdir(cinema.path)
             assert reader.poll() is None
             _, seconds = timed(lambda: reader.communicate(timeout=20))
             assert reader.returncode == 1

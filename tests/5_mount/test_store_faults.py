@@ -246,7 +246,7 @@ def use(lasting: Bench) -> None:
     assert isinstance(read(lasting / "game@0.7s.jpg"), bytes)
 
 
-@pytest.mark.parametrize("how", ["hang", "down"])
+@pytest.mark.parametrize("how", ["hang", pytest.param("down", marks=pytest.mark.slow)])
 def test_what_is_cached_answers_while_the_store_does_not(lasting: Bench, how: str) -> None:
     """A1: listings, data, clips, frames and the status; and afterwards everything, without a remount."""
     use(lasting)

@@ -181,7 +181,7 @@ def test_three_writers_and_what_is_stored_is_whole_at_all_times(
     assert bucket.stored() == [KEY]
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("mode", [pytest.param("delete", marks=pytest.mark.slow), "wal"])
 def test_a_database_that_is_never_closed_is_sent(bucket: Bucket, tmp_path: Path, mode: str) -> None:
     """As the last finished transaction, again and again, whatever is under way at that moment."""
     made_database(bucket, tmp_path)
@@ -258,7 +258,7 @@ def test_a_program_that_was_killed_leaves_the_last_transaction(bucket: Bucket, t
     assert bucket.stored() == sorted(MODES.values())
 
 
-@pytest.mark.parametrize("opens", [True, False])
+@pytest.mark.parametrize("opens", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_after_a_crash_of_the_mount_sqlite_recovers(bucket: Bucket, tmp_path: Path, opens: bool) -> None:
     """And where nobody opens the database, what is sent is the last transaction, too."""
     for key in MODES.values():
@@ -295,7 +295,7 @@ while True:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("mode", [pytest.param("delete", marks=pytest.mark.slow), "wal"])
 def test_no_transaction_that_was_finished_is_lost_by_a_crash_of_the_mount(
     bucket: Bucket, tmp_path: Path, mode: str, kills: int
 ) -> None:
@@ -323,7 +323,7 @@ def test_no_transaction_that_was_finished_is_lost_by_a_crash_of_the_mount(
 # -- other clients ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("mode", [pytest.param("delete", marks=pytest.mark.slow), "wal"])
 def test_a_lost_race_keeps_both(drive: WrittenMount, bucket: Bucket, tmp_path: Path, mode: str) -> None:
     drive.expect_log("another version was stored meanwhile")
     connection = opened(drive / KEY, mode)

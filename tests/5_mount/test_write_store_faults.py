@@ -198,7 +198,7 @@ def test_a_copy_arrives_whatever_the_store_does(rig: Callable[..., Rig], file: P
     assert here.listed() == ["new.bin", "old.bin"]
 
 
-@pytest.mark.parametrize("kind", ["status", "hang"])
+@pytest.mark.parametrize("kind", [pytest.param("status", marks=pytest.mark.slow), "hang"])
 def test_a_store_that_stays_away(rig: Callable[..., Rig], file: Path, kind: str) -> None:
     """`cp` and `ls` go on; `fsync` says at the deadline that the store does not have it; nothing is lost."""
     here = rig({"old.bin": b"old"})

@@ -31,7 +31,9 @@ def frames(path: Path) -> str:
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("fragmented", [False, True], ids=["progressive", "fragmented"])
+@pytest.mark.parametrize(
+    "fragmented", [pytest.param(False, marks=pytest.mark.slow), True], ids=["progressive", "fragmented"]
+)
 def test_a_packed_video_plays_and_gives_frames(tmp_path: Path, fragmented: bool) -> None:
     """`payload.mp4` is the video again; what is derived of it is what would be derived of the video."""
     source = tmp_path / "library"

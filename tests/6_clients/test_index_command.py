@@ -156,7 +156,7 @@ def processes_of(environ: dict[str, str]) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_was(
     videos: dict[str, bytes], environ: dict[str, str], tmp_path: Path, how: signal.Signals
 ) -> None:
