@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from vfs.cache.listing import FOLDER
-from vfs.cache.metadata import SILENCE, Metadata
+from vfs.cache.metadata import Metadata
+from vfs.cache.silence import SILENCE
 from vfs.errors import NotFound, StoreError, Unavailable
 from vfs.spans import StoredObject
 from vfs.storage.base import ObjectDetails, Page

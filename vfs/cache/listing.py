@@ -1,7 +1,8 @@
-"""One listing of a folder, sorted into names. Pure: nobody is asked."""
+"""What is known of a folder: its listing, sorted into names, and single names. Pure: nobody is asked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vfs import names
@@ -56,6 +57,35 @@ class FolderMark:
 
 FOLDER = FolderMark()
 Stored = StoredObject | FolderMark
+
+
+@dataclass(slots=True)
+class Point:
+    """One remembered answer about one name (None = there is none)."""
+
+    value: Stored | None
+    fetched: float
+
+
+@dataclass(slots=True)
+class Known:
+    """All that is known of one folder: its whole listing, single names, and listings of name prefixes."""
+
+    listing: Folder | None = None
+    points: dict[str, Point] = field(default_factory=dict)
+    stems: dict[str, Folder] = field(default_factory=dict)
+
+    def versions(self, name: str) -> Iterator[Stored | None]:
+        """What each of them says about a name."""
+        if self.listing is not None:
+            yield self.listing.get(name)
+        if (point := self.points.get(name)) is not None:
+            yield point.value
+        yield from (
+            found
+            for stem, folder in self.stems.items()
+            if name.startswith(stem) and (found := folder.get(name))
+        )
 
 
 def restricted(listing: Folder, stem: str) -> Folder:

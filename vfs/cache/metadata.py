@@ -8,11 +8,9 @@ Concurrent callers share one request: whoever comes first asks, the others wait 
 from __future__ import annotations
 
 import logging
-import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
@@ -24,6 +22,8 @@ from vfs.cache.listing import (
     FOLDER,
     Folder,
     FolderMark,
+    Known,
+    Point,
     Stored,
     belongs,
     database_of,
@@ -31,6 +31,7 @@ from vfs.cache.listing import (
     restricted,
     version_of,
 )
+from vfs.cache.silence import Away, Silence
 from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
 from vfs.spans import StoredObject
@@ -41,53 +42,12 @@ log = logging.getLogger("vfs.cache.metadata")
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-#: Seconds an open waits to hear whether its version is still the stored one; a store that takes longer is
-#: away, and what is known counts. Then for so long nobody asks, and who asks next waits only briefly.
-PATIENCE = 3.0
-SILENCE = 5.0
-PATIENCE_IN_SILENCE = 1.0
-#: Seconds between two looks at whether a store that takes its time is away.
-LOOK = 0.1
-
 #: Folders, single names and name prefixes (per folder), and versions with their age, kept at most. Whoever
 #: walks more than this reads each of them once anyway.
 MAX_FOLDERS = 4096
 MAX_POINTS = 16384
 MAX_STEMS = 256
 MAX_SEEN = 262144
-
-
-class _Away(Exception):
-    """The store does not answer, and what is known counts."""
-
-
-@dataclass(slots=True)
-class _Point:
-    """One remembered answer about one name (None = there is none)."""
-
-    value: Stored | None
-    fetched: float
-
-
-@dataclass(slots=True)
-class _Known:
-    """All that is known of one folder: its whole listing, single names, and listings of name prefixes."""
-
-    listing: Folder | None = None
-    points: dict[str, _Point] = field(default_factory=dict)
-    stems: dict[str, Folder] = field(default_factory=dict)
-
-    def versions(self, name: str) -> Iterator[Stored | None]:
-        """What each of them says about a name."""
-        if self.listing is not None:
-            yield self.listing.get(name)
-        if (point := self.points.get(name)) is not None:
-            yield point.value
-        yield from (
-            found
-            for stem, folder in self.stems.items()
-            if name.startswith(stem) and (found := folder.get(name))
-        )
 
 
 class Metadata:
@@ -114,13 +74,12 @@ class Metadata:
         self.negative_ttl = negative_ttl if store.remote else 0.0
         self._immutable = tuple(immutable)
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._links: dict[tuple[str, str], str] = {}
         self._flights: dict[Hashable, trio.Event] = {}
         self._walks = WalkAhead(self._siblings, self._whole, self._has_listing) if store.remote else None
-        self._silent_until = -math.inf
-        self._is_silent = False
+        self._silence = Silence(store, clock)
         #: Told of what others changed, as it is found by looking again: the key, and what is there now.
         self.noticed: Callable[[str, Stored | None], object] = lambda key, now: None
 
@@ -143,10 +102,10 @@ class Metadata:
                 if leader:
                     before = self._know(prefix).listing
                     try:
-                        listing = await self._unless_away(
+                        listing = await self._silence.unless(
                             partial(self._list, prefix, prefix), known=before is not None
                         )
-                    except _Away:
+                    except Away:
                         continue  # the one before counts, for a while
                     for name in differences(before, listing) if before is not None else ():
                         self.noticed(prefix + name, listing.get(name))
@@ -180,14 +139,14 @@ class Metadata:
             async with self._flight(("point", prefix + name)) as leader:
                 if leader:
                     try:
-                        found = await self._unless_away(
+                        found = await self._silence.unless(
                             partial(self._probe, prefix + name), known=self._knows(prefix, name)
                         )
-                    except _Away:
+                    except Away:
                         continue
                     self._compare(prefix, name, found)
                     self._add(prefix, {name: found})
-                    self._remember(self._know(prefix).points, name, _Point(found, self._clock()), MAX_POINTS)
+                    self._remember(self._know(prefix).points, name, Point(found, self._clock()), MAX_POINTS)
                     return found
 
     async def is_left_over(self, prefix: str, name: str, stored: Stored) -> bool:
@@ -214,10 +173,10 @@ class Metadata:
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
                     try:
-                        kept = await self._unless_away(
+                        kept = await self._silence.unless(
                             partial(self._list, prefix, prefix + stem), known=self._knows_some(prefix, stem)
                         )
-                    except _Away:
+                    except Away:
                         continue
                     self._add(prefix, {**kept.files, **dict.fromkeys(kept.folders, FOLDER)})
                     self._remember(self._know(prefix).stems, stem, kept, MAX_STEMS)
@@ -229,7 +188,7 @@ class Metadata:
         While the store does not answer, the version known last: what is cached can be read, and a read of
         what is not fails by itself, since it asks for that version. Raises NotFound when it is gone.
         """
-        while not self._is_fresh(stored.key) and not self._is_quiet():
+        while not self._is_fresh(stored.key) and not self._silence.counts:
             async with self._flight(("head", stored.key)) as leader:
                 if leader and (now := await self._asked(stored.key)) is not None:
                     return now
@@ -253,7 +212,7 @@ class Metadata:
     async def _asked(self, key: str) -> StoredObject | None:
         """What a HEAD tells, put wherever the object is known; None when there was no answer in time."""
         why: object = "no answer yet"
-        with trio.move_on_after(PATIENCE_IN_SILENCE if self._is_silent else PATIENCE):
+        with trio.move_on_after(self._silence.patience):
             try:
                 now = (await self.store.head(key)).object
             except NotFound:
@@ -264,50 +223,14 @@ class Metadata:
             except Unavailable as error:
                 why = error
             else:
-                self._answered()
+                self._silence.answered()
                 before = self._last_known(key)
                 self._update(now)
                 if before is not None and before.version != now.version:
                     self.noticed(key, now)
                 return now
-        self._is_away(why)
+        self._silence.begin(why)
         return None
-
-    async def _unless_away(self, ask: Callable[[], Awaitable[T]], *, known: bool) -> T:
-        """What the store tells. Raises _Away when it is away and something older is known, which counts then.
-
-        A store that is slow is waited for: it is away when it says so (`offline`), or the request fails.
-        """
-        if not known:
-            return await ask()
-        answers: list[T] = []
-        failures: list[Exception] = []
-
-        async def asking(scope: trio.CancelScope) -> None:
-            try:
-                answers.append(await ask())
-            except Exception as error:
-                failures.append(error)
-            scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(asking, nursery.cancel_scope)
-            await trio.sleep(PATIENCE_IN_SILENCE if self._is_silent else PATIENCE)
-            while not getattr(self.store, "offline", True):
-                await trio.sleep(LOOK)
-            nursery.cancel_scope.cancel()
-        for answer in answers:
-            return answer
-        if failures and not isinstance(failures[0], Unavailable):
-            raise failures[0]
-        self._is_away(failures[0] if failures else "no answer yet")
-        raise _Away
-
-    def _is_away(self, why: object) -> None:
-        """From now on what is known counts; after a while who needs it asks again."""
-        if not self._is_silent:
-            log.warning("the store does not answer (%s): files are opened as they were last seen", why)
-        self._is_silent, self._silent_until = True, self._clock() + SILENCE
 
     def _knows(self, prefix: str, name: str) -> bool:
         """Whether what is known, however old, may stand for an answer about a name."""
@@ -336,10 +259,6 @@ class Metadata:
         known = self._last_known(stored.key)
         if known is not None and (known.version, known.size) == (stored.version, stored.size):
             self._remember(self._seen, stored.key, max(when, self._seen.get(stored.key, when)), MAX_SEEN)
-
-    def _answered(self) -> None:
-        """The store is there."""
-        self._is_silent, self._silent_until = False, -math.inf
 
     # -- symbolic links -------------------------------------------------------------------------------
 
@@ -419,7 +338,7 @@ class Metadata:
                 break
         result.settle()
         result.fetched = began
-        self._answered()
+        self._silence.answered()
         for stored in result.files.values():
             self._remember(self._seen, stored.key, began, MAX_SEEN)
         return result
@@ -457,21 +376,17 @@ class Metadata:
 
     # -- keeping --------------------------------------------------------------------------------------
 
-    def _know(self, prefix: str) -> _Known:
+    def _know(self, prefix: str) -> Known:
         known = self._known.get(prefix)
         if known is None:
-            known = self._known[prefix] = _Known()
+            known = self._known[prefix] = Known()
             if len(self._known) > MAX_FOLDERS:
                 self._known.popitem(last=False)
         self._known.move_to_end(prefix)
         return known
 
     def _is_young(self, listing: Folder) -> bool:
-        return self._clock() - listing.fetched < self.dir_ttl or self._is_quiet()
-
-    def _is_quiet(self) -> bool:
-        """The store did not answer a moment ago: what is known counts, however old."""
-        return self._clock() < self._silent_until
+        return self._clock() - listing.fetched < self.dir_ttl or self._silence.counts
 
     def _rules_out(self, listing: Folder) -> bool:
         """Whether a name that a listing has not is really none: not for long, since others create objects.
@@ -497,12 +412,12 @@ class Metadata:
         listing = self._know(prefix).listing
         return listing if listing is not None and self._is_young(listing) else None
 
-    def _fresh_point(self, prefix: str, name: str) -> _Point | None:
+    def _fresh_point(self, prefix: str, name: str) -> Point | None:
         point = self._know(prefix).points.get(name)
         if point is None:
             return None
         ttl = self.negative_ttl if point.value is None else self.dir_ttl
-        counts = self._is_quiet() and point.value is not None
+        counts = self._silence.counts and point.value is not None
         return point if self._clock() - point.fetched < ttl or counts else None
 
     def _is_fresh(self, key: str) -> bool:
@@ -520,7 +435,7 @@ class Metadata:
         known = self._know(prefix)
         point = known.points.get(name)
         if point is not None and point.value is not FOLDER:
-            self._remember(known.points, name, _Point(now, self._clock()), MAX_POINTS)
+            self._remember(known.points, name, Point(now, self._clock()), MAX_POINTS)
         for listing in (known.listing, *(f for stem, f in known.stems.items() if name.startswith(stem))):
             if listing is not None and name not in listing.folders:
                 listing.files[name] = now
