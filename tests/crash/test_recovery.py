@@ -20,7 +20,7 @@ from vfs.errors import NoRoom, ReelfsError
 from vfs.pytest_plugin import ExpectedLogs
 from vfs.write.files import NOTED_FROM
 from vfs.write.pending import Entry
-from vfs.write.staging import SMALL
+from vfs.write.staging import SMALL, Staging
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +203,27 @@ def test_a_journal_that_cannot_be_used_is_refused_and_stays(
     assert engine.settle() == []
     engine.close()
     assert store.bodies() == {"a": b"aaaaa"}
+
+
+def test_a_draft_in_memory_that_finds_no_room_for_its_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging(tmp_path / "staged")
+    draft = staging.create()
+    draft.write(0, b"what was written")
+
+    def full(number: int) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(staging, "make", full)
+        with pytest.raises(NoRoom):
+            draft.spill()
+        assert draft.body == b"what was written"
+    draft.spill()
+    assert not draft.is_small
+    assert draft.read(0, 100) == b"what was written"
+    staging.close()
 
 
 def test_a_disk_that_cannot_keep_it_is_said_by_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,15 +207,16 @@ class Draft:
         return False
 
     def spill(self) -> None:
-        """Into a file, where it is none."""
+        """Into a file, where it is none. (Its bytes are counted already.)"""
         body = self._body
         if body is None:
             return
-        descriptor = self._staging.make(self.number)
-        try:
-            _write_all(descriptor, memoryview(body), 0)
-        finally:
-            os.close(descriptor)
+        with self._staging.room(0):
+            descriptor = self._staging.make(self.number)
+            try:
+                _write_all(descriptor, memoryview(body), 0)
+            finally:
+                os.close(descriptor)
         self._body = None
         self._count(0)
 
