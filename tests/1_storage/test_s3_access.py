@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import logging
 import subprocess
@@ -12,7 +11,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,9 @@ import pytest
 import trio
 import urllib3
 from botocore.auth import S3SigV4Auth
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from trio.testing import trio_test
 
+from tests.certificates import self_signed
 from tests.faults.proxy import Proxy, Rule
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, environ_for, moto_server, rclone_server
 from vfs.errors import BadBody, ConfigError, Denied, NotFound, ReelfsError, Stale, StoreError, Unavailable
@@ -326,30 +321,6 @@ async def test_tls_with_a_bundle_of_ones_own(tmp_path: Path) -> None:
             with pytest.raises(Unavailable, match="certificate verify failed"):
                 await ask()
         await strange.aclose()
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "cert.pem", folder / "key.pem"
 
 
 @trio_test

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import random
 import signal
@@ -12,16 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import self_signed
 from tests.faults.proxy import Proxy
 from tests.faults.rules import Rule
 from tests.faulty_mounts import HONEST, Bench, MountIt, bench, eventually, read, read_uncached, started, timed
@@ -197,29 +192,3 @@ def test_a_name_that_waits_holds_up_no_other_name_of_its_folder(mounted: MountIt
             assert waiting.poll() is None
             waiting.send_signal(signal.SIGINT)
             assert timed(lambda: waiting.wait(5))[1] < 1
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for store.invalid, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "store.invalid")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("store.invalid"), x509.IPAddress(ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "cert.pem", folder / "key.pem"
