@@ -63,7 +63,7 @@ class Silence:
         self._silent, self._until = True, self._clock() + SILENCE
 
     async def unless(self, ask: Callable[[], Awaitable[T]], *, known: bool) -> T:
-        """What the store tells. Raises Away when it does not and something older is `known`, which then counts."""
+        """What the store tells. Raises Away where what is known already counts instead."""
         if not known:
             return await ask()
         answers: list[T] = []
