@@ -539,6 +539,7 @@ def test_a_mount_against_its_model() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_mount_against_its_model_for_long() -> None:
     """Others each time; what fails is kept by hypothesis, and told as a blob."""
     run(2000, 60)
