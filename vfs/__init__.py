@@ -34,7 +34,7 @@ from vfs.names import Derived, Moment, Selection, escape, parse_derived, unescap
 from vfs.nodes import Bytes, Directory, Inbox, Node, Pool, Spliced, Symlink
 from vfs.spans import DerivedObject, Extent, Inline, Layout, Span, SpanTable, StoredObject
 from vfs.vectors import Descriptor, VectorIndex, Vectors
-from vfs.views import Place, SmallFiles, View
+from vfs.views import Place, Sidecars, SmallFiles, View
 
 if TYPE_CHECKING:
     from vfs.arguments import ConfigOption, JsonOption, SettingOptions
@@ -124,6 +124,7 @@ __all__ = [
     "Selection",
     "SettingOptions",
     "Settings",
+    "Sidecars",
     "SmallFiles",
     "Source",
     "Span",

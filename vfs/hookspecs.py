@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 from vfs.storage.base import Store
 from vfs.vectors import Descriptor, VectorIndex
-from vfs.views import Place, SmallFiles, View
+from vfs.views import Place, Sidecars, SmallFiles, View
 
 if TYPE_CHECKING:
     from vfs.config import Settings
@@ -82,10 +81,10 @@ class Indexer(Protocol):
     def wants(self, key: str) -> bool:
         """By the name of the file."""
 
-    async def index(self, place: Place, folder: Path | None) -> tuple[str, str]:
+    async def index(self, place: Place, sidecars: Sidecars | None) -> tuple[str, str]:
         """(state, reason) of one stored file; must cost little where all is done.
 
-        folder: of a local source, where sidecars are written; None = what is made is kept on this machine.
+        sidecars: where what is made is stored beside the file; None = it is kept on this machine.
         States: `made`, `there`, `none needed`, `none fits`, `unplayable`, all of them final until the file
         changes; `failed` is tried again. Raises StoreError and the like where it could not be asked.
         """

@@ -16,16 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 import trio
 import typer
 
 from vfs.arguments import ConfigOption, SettingOptions
 from vfs.config import Settings
-from vfs.errors import ConfigError, ReadOnly
+from vfs.errors import ConfigError
 from vfs.hookspecs import Indexer
 from vfs.indexjournal import Journal, path_of
 from vfs.indexshow import Show, showing
@@ -39,20 +37,23 @@ from vfs.units import parse_seconds
 Outcome = Mapping[str, str]
 #: Outcomes that are final until the file changes.
 FINAL = ("made", "there", "none needed", "none fits", "unplayable")
+#: How much the processes yield to others: an index is in nobody's way.
+NICE = 10
 #: Seconds a process is given to end by itself.
 _GRACE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What was asked for. folder: where sidecars are written; None = indexes are kept on this machine."""
+    """What was asked for. beside: indexes are stored beside the files, else they are kept on this machine."""
 
     settings: Settings
     indexers: tuple[Indexer, ...]
-    folder: Path | None
+    beside: bool
     patterns: tuple[str, ...]
     processes: int
     again: bool
+    nice: int = NICE
 
     def wants(self, key: str) -> bool:
         """A file for one of the indexers that one of the patterns fits."""
@@ -71,7 +72,7 @@ def index(
         list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Keys to look at, as 'games/*.mp4'.")
     ] = None,
     write_sidecars: Annotated[
-        bool, typer.Option("--write-sidecars", help="Write what is made beside each file.")
+        bool, typer.Option("--write-sidecars", help="Store what is made beside each file.")
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="Make only this: frames, search.")
@@ -81,6 +82,9 @@ def index(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, metavar="N", help="Processes.")] = 2,
     again: Annotated[bool, typer.Option("--again", help="Look at what is done already, too.")] = False,
+    nice: Annotated[
+        int, typer.Option("--nice", min=0, max=19, metavar="N", help="How far to yield to other programs.")
+    ] = NICE,
     config: ConfigOption = None,
     options: SettingOptions = None,
 ) -> None:
@@ -88,6 +92,7 @@ def index(
     settings = Settings.load({"source": source}, options=options or (), config=config)
     indexers = _chosen(settings, only or ())
     job = _job(settings, indexers, tuple(patterns or ()), write_sidecars, jobs, again)
+    job = replace(job, nice=nice)
     pause = None if watch is None else parse_seconds(watch)
     good = in_trio(partial(_watch, job, pause))
     raise typer.Exit(0 if good else 1)
@@ -120,17 +125,8 @@ def _job(
     processes: int,
     again: bool,
 ) -> Job:
-    """Where indexes are put. Raises ConfigError, ReadOnly."""
-    is_folder = "://" not in settings.source or settings.source.startswith("file://")
-    folder = None
-    if write:
-        if not is_folder:
-            raise ReadOnly(
-                f"{settings.source} cannot be written to: without --write-sidecars the indexes are kept in "
-                f"the cache folder, where mounts on this machine find them"
-            )
-        folder = Path(unquote(settings.source.removeprefix("file://"))).resolve()
-    elif settings.cache_dir is None:
+    """Where indexes are put. Raises ConfigError."""
+    if not write and settings.cache_dir is None:
         indexers = tuple(indexer for indexer in indexers if not indexer.needs_cache)
     if not indexers:
         raise ConfigError(
@@ -141,14 +137,14 @@ def _job(
     # Each process works on a file with one worker: what runs at a time is what was asked for.
     worker = settings.workers.model_copy(update={"processes": 1})
     settings = settings.model_copy(update={"cache_size": 0, "workers": worker})
-    return Job(settings, indexers, folder, patterns, processes, again)
+    return Job(settings, indexers, write, patterns, processes, again)
 
 
 async def run(job: Job, show: Show, environ: Mapping[str, str] = os.environ) -> bool:
     """Index a source; False where a file could not be asked for or its index not be put anywhere."""
     begun = time.monotonic()
-    where = "\0".join(("beside" if job.folder is not None else str(job.settings.cache_dir), *job.names))
-    async with open_runtime(job.settings) as runtime:
+    where = "\0".join(("beside" if job.beside else str(job.settings.cache_dir), *job.names))
+    async with open_runtime(job.settings, writes=False) as runtime:
         journal = Journal(path_of(runtime.store.url, where, environ))
         try:
             await _list(runtime.store.list, job, journal, show)
@@ -223,8 +219,8 @@ async def _share(
     """Hand out keys and take outcomes until there are no more of either, or the process has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
-    folder = None if job.folder is None else str(job.folder)
-    await _tell(process.stdin, {"settings": job.settings.to_dict(), "folder": folder, "indexers": job.names})
+    how = {"indexers": job.names, "beside": job.beside, "nice": job.nice}
+    await _tell(process.stdin, {"settings": job.settings.to_dict(), **how})
     await _feed(process.stdin, keys, pending)
     rest = b""
     while pending and (piece := await process.stdout.receive_some()):

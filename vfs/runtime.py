@@ -127,7 +127,7 @@ class Runtime:
                 log.warning("no worker could be started ahead: %s", error)
 
 
-def _rules(settings: Settings, store: GuardedStore) -> Rules:
+def rules_of(settings: Settings, store: GuardedStore) -> Rules:
     """What may be written where."""
     return Rules(
         allow=settings.write.allow or ("",),
@@ -194,17 +194,21 @@ async def open_runtime(
     *,
     store: Store | None = None,
     extra_plugins: Iterable[tuple[str, object]] = (),
+    writes: bool | None = None,
 ) -> AsyncIterator[Runtime]:
     """Open the source of `settings`; everything it started has ended when the block is left.
 
-    store: used instead of the one the URL names (tests, embedding). Raises ConfigError, Denied, NotFound.
+    store: used instead of the one the URL names (tests, embedding). writes: whether the store takes writes,
+    with no journal of what it has not yet; None = as the settings say, with one, which is for one process
+    alone. Raises ConfigError, Denied, NotFound.
     """
+    journal = settings.writes and writes is None
     plugins = load_plugins(settings.plugins.block, extra_plugins)
     async with AsyncExitStack() as stack:
         guarded = GuardedStore(
             store or plugins.store(settings.source, settings),
             deadline=settings.deadline,
-            writable=settings.writes,
+            writable=settings.writes if writes is None else writes,
         )
         stack.push_async_callback(guarded.aclose)
         budget = Budget(settings.memory)
@@ -221,7 +225,7 @@ async def open_runtime(
             )
         )
         status = Status(settings, plugins=plugins, store=guarded, blocks=blocks, budget=budget)
-        metadata = (merged_metadata if settings.writes else Metadata)(
+        metadata = (merged_metadata if journal else Metadata)(
             guarded,
             dir_ttl=settings.dir_ttl,
             attr_ttl=settings.attr_ttl,
@@ -248,7 +252,7 @@ async def open_runtime(
         await stack.enter_async_context(workers.open_workers())
         writing, files = None, None
         if isinstance(metadata, MergedMetadata):
-            rules = _rules(settings, guarded)
+            rules = rules_of(settings, guarded)
             writing = await stack.enter_async_context(_writing(settings, guarded, metadata, reader, rules))
             files = StoredFiles(guarded, metadata, rules)
             writing.uploader.watch(status.watch)

@@ -7,6 +7,7 @@ core's. A view that raises spoils its own names alone.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from vfs.nodes import Node, Pool
@@ -141,6 +142,20 @@ class SmallFiles(Protocol):
 
     async def remove(self, path: str) -> None:
         """Remove a file. Raises NotFound, and as `put` does."""
+
+
+class Sidecars(Protocol):
+    """Where an indexer stores what it makes beside the files of a source, folder or bucket alike."""
+
+    def allows(self, path: str, *, replaces: Place | None = None) -> bool:
+        """False outside of `write.allow`, and for what is there already and kept by `write.protect`."""
+
+    async def put(self, path: str, body: bytes | Path, *, replaces: Place | None = None) -> None:
+        """Store a file, whole or not at all: a new one, or over that version of what is there.
+
+        body: bytes, or the file that has them. Raises Stale where something else is there by now, ReadOnly,
+        Refused, BadName and NameTooLong where it may not be, StoreError.
+        """
 
 
 @runtime_checkable

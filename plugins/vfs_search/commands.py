@@ -49,7 +49,7 @@ def search(
 
 
 async def _search(settings: Settings, query: str | None, image: Path | None, as_json: bool) -> None:
-    async with open_runtime(settings) as runtime:
+    async with open_runtime(settings, writes=False) as runtime:
         if image is not None:
             chosen = Options.load(settings)
             dropped = Dropped(chosen.place(settings) / "drop", chosen.max_upload_size_mb << 20)

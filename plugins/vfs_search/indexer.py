@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,9 @@ from vfs import (
     MediaError,
     Place,
     Settings,
+    Sidecars,
     Source,
+    Stale,
     TooBig,
     Unsupported,
     in_thread,
@@ -27,7 +28,7 @@ from vfs_search import sampling, sidecar
 from vfs_search.catalog import Catalog
 from vfs_search.options import Options
 from vfs_search.sampling import DEMUXERS, SUFFIXES
-from vfs_search.sidecar import SUFFIX, Identity, Writer
+from vfs_search.sidecar import HEAD, SUFFIX, Identity, Writer
 
 #: Seconds of a video that are one job: what an interrupted run loses, and a worker holds.
 STRETCH = 60.0
@@ -52,11 +53,21 @@ class Pictures:
         """By the name of the file."""
         return key.lower().endswith(SUFFIXES)
 
-    async def index(self, place: Place, folder: Path | None) -> tuple[str, str]:
+    async def index(self, place: Place, sidecars: Sidecars | None) -> tuple[str, str]:
         """Describe a video, or take over what is there already. Raises StoreError, WorkerFailed."""
         identity = Identity(place.object.key, place.version, place.size, self._plan)
-        if self._opened().has(place.object, identity.text):
-            return "there", ""
+        state, told = "there", ""
+        if not self._opened().has(place.object, identity.text):
+            state, told = await self._taken_in(place, identity)
+        if sidecars is not None and state in ("made", "there"):
+            try:
+                told = await _beside(place, self._opened().path_of(place.object), identity, sidecars) or told
+            except Stale as error:
+                return "failed", str(error)
+        return state, told
+
+    async def _taken_in(self, place: Place, identity: Identity) -> tuple[str, str]:
+        """Have it in the catalogue, from beside the video or by looking at it."""
         path = self._opened().path_of(place.object)
         state = "there"
         try:
@@ -73,8 +84,6 @@ class Pictures:
             return "unplayable", str(error)
         async with self._lock:
             await in_thread(self._opened().add, place.object, identity.text, contents)
-        if folder is not None and state == "made":
-            await in_thread(_beside, path, folder / f"{place.path}{SUFFIX}")
         return state, f"{len(contents.times)} pictures of {contents.duration:.0f} s"
 
     async def _describe(self, place: Place, path: Path, identity: Identity) -> None:
@@ -132,28 +141,33 @@ class Pictures:
 
 async def _taken(beside: Place, path: Path, identity: Identity) -> bool:
     """Copy a `.search.sqlite` that lies beside its video, if it is of this version."""
-    if beside.size > sidecar.MAX_BYTES:
+    if beside.size > sidecar.MAX_BYTES or not sidecar.stands_in(await beside.read(0, HEAD), identity):
         return False
-    data = await beside.read(0, beside.size)
-
-    def write() -> bool:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        if not sidecar.is_whole(part, identity):
-            part.unlink()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            async for piece in beside.stream(Layout.whole(beside.object)):
+                await in_thread(file.write, piece)
+        if not await in_thread(sidecar.is_whole, part, identity):
             return False
         os.replace(part, path)
         return True
-
-    return await in_thread(write)
-
-
-def _beside(path: Path, target: Path) -> None:
-    """A copy beside the video, whole or not at all."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(path, part)
-        os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+async def _beside(place: Place, path: Path, identity: Identity, sidecars: Sidecars) -> str:
+    """Have a copy beside the video; why there is none, or "". Raises Stale for a file that is not ours."""
+    target = f"{place.path}{SUFFIX}"
+    there = await place.sidecar(SUFFIX)
+    if there is not None:
+        head = await there.read(0, HEAD)
+        if sidecar.stands_in(head, identity):
+            return ""
+        if not sidecar.stands_in(head):
+            raise Stale(f"{target} is there and was not made by this: it is left as it is")
+    if not sidecars.allows(target, replaces=there):
+        return f"kept on this machine: {target} may not be written (write.allow, write.protect)"
+    await sidecars.put(target, path, replaces=there)
+    return ""

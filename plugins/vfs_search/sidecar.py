@@ -29,6 +29,8 @@ GRAD = "grad512.1"
 PAGE = 4096
 #: Bytes of a file of somebody else's: a match of 90 minutes with all windows has 60 MB.
 MAX_BYTES = 1 << 30
+#: Bytes at the beginning that tell what a file is.
+HEAD = 64 << 10
 _TABLES = frozenset(("meta", "frame_info", "pages", "coded", "sound"))
 _SCHEMA = """
 PRAGMA journal_mode = DELETE;
@@ -57,8 +59,10 @@ class Identity:
 
     @property
     def text(self) -> str:
-        """Equal for files that can stand for one another."""
-        return json.dumps([CODE, GRAD, self.key, self.etag, self.size, asdict(self.plan)])
+        """Equal for files that can stand for one another, whatever folder of a bucket is mounted."""
+        name, plan = self.key.rpartition("/")[2], asdict(self.plan)
+        del plan["batch"]  # as many at a time as one likes: the same vectors
+        return json.dumps([CODE, GRAD, name, self.etag, self.size, plan])
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +178,15 @@ class Writer:
 
 def _put(database: apsw.Connection, name: str, value: str) -> None:
     database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def stands_in(head: bytes, identity: Identity | None = None) -> bool:
+    """Whether the first bytes of a file (HEAD of them) are of one like these; identity: of this one.
+
+    Its first table has the identity, and comes right behind the schema. One that cannot be told is not.
+    """
+    wanted = json.dumps([CODE]).rpartition(".")[0] if identity is None else identity.text
+    return head.startswith(b"SQLite format 3\0") and wanted.encode() in head
 
 
 def is_whole(path: Path, identity: Identity) -> bool:

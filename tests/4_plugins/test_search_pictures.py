@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from search_media import make, transform
 
 from vfs import Bytes, NotFound, ReelfsError, Runtime, Settings, open_runtime, workers
+from vfs.runtime import rules_of
+from vfs.write.sidecars import StoredSidecars
 
 SCENES = 4
 MIRROR = "hflip,eq=brightness=0.1"
@@ -274,17 +276,18 @@ def test_the_index_follows_the_library(tmp_path: Path, monkeypatch: pytest.Monke
     assert trio.run(sources) == [], "it is not what was indexed"
 
 
-async def indexed(source: Path, home: Path, beside: Path | None = None, **search: int) -> tuple[str, str]:
+async def indexed(source: Path, home: Path, beside: bool = False, **search: int) -> tuple[str, str]:
     """What `reelfs index` does in one process: (the state of each video, what it tells at its end)."""
     chosen = Settings.from_dict(
         {"source": str(source), "plugin": {"search": {"folder": str(home), **search}}}
     )
-    async with open_runtime(chosen) as runtime:
+    async with open_runtime(chosen, writes=beside) as runtime:
         pictures = Pictures(chosen)
+        sidecars = StoredSidecars(runtime.store, rules_of(chosen, runtime.store)) if beside else None
         root = (await runtime.tree.root()).place
         assert root is not None
         videos = {n: place for n, place in (await root.children()).items() if pictures.wants(n)}
-        states = [(await pictures.index(place, beside))[0] for place in videos.values()]
+        states = [(await pictures.index(place, sidecars))[0] for place in videos.values()]
         return " ".join(states), await pictures.finish(videos.__contains__, len(videos))
 
 
@@ -311,7 +314,7 @@ def test_sidecars_beside_the_videos_serve_another_machine(tmp_path: Path) -> Non
     source = tmp_path / "videos"
     source.mkdir()
     (source / "a.mp4").write_bytes(make(tmp_path / "a.mp4", 0, seconds=2).read_bytes())
-    assert trio.run(indexed, source, tmp_path / "one", source)[0] == "made"
+    assert trio.run(indexed, source, tmp_path / "one", True)[0] == "made"
     assert sorted(os.listdir(source)) == ["a.mp4", "a.mp4.search.sqlite"]
     assert trio.run(indexed, source, tmp_path / "two")[0] == "there"
 

@@ -129,7 +129,9 @@ def test_the_command_line_searches_without_a_mount(
     done = reelfs(home, "search", library, "--image", picture(tmp_path / "q.jpg", 0))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0].split()[-1].startswith("0.mp4@")
-    done = reelfs(home, "search", library, "frame/1.mp4@1s", "--json")
+    # Also with the settings of the mount that has the journal.
+    done = reelfs(home, "search", library, "frame/1.mp4@1s", "--json", "-o", "read_write=true")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"]["indexed"] == 2
     for arguments, words in (
         ((library, "nonsense"), "text/TERMS"),

@@ -22,7 +22,7 @@ from vfs_search.catalog import Snapshot
 from vfs_search.sampling import Plan, Question
 
 from tests.bench import search_library
-from tests.bench.search_library import CLIPS, Video
+from tests.bench.search_library import CLIPS, Video, until
 
 try:
     pdqhash: Any = importlib.import_module("pdqhash")
@@ -85,35 +85,62 @@ class Asked:
     length: float
     path: Path
     question: Question
+    shown: Shown
 
 
-def ask(videos: Iterable[Video], folder: Path, each: int) -> list[Asked]:
-    """Each video asked about `each` times in every way; clips and what is read of them are kept."""
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What the peers make of a clip: pictures at times (seconds), four a second."""
+
+    times: NDArray[np.float64]
+    rep0st: NDArray[np.float32]
+    pdq: NDArray[np.uint8]
+
+
+def ask(videos: Iterable[Video], folder: Path, each: int, end: float) -> list[Asked]:
+    """Each video asked about `each` times in every way; clips and what is read of them are kept.
+
+    Raises Unfinished at `end` (seconds of the monotonic clock).
+    """
     found = []
-    for video in videos:
+    for video in until(end, videos):
         chance = np.random.default_rng(xxhash.xxh3_64_intdigest(video.path.name.encode()))
         for number in range(each):
             length = float(chance.uniform(4, 6))
             start = float(chance.uniform(0.3, max(0.4, video.seconds - length - 0.6)))
             length = min(length, video.seconds - start - 0.2)
-            for how in CLIPS:
+            for how in until(end, CLIPS):
                 name = f"{video.path.stem}_{number}_{how.replace(' ', '-').replace(':', '')}.mp4"
                 target = folder / "clips" / name
                 if not target.exists():
                     search_library.clip(video.path, target, how, start, length)
-                found.append(Asked(how, video, start, length, target, _question(target)))
+                found.append(Asked(how, video, start, length, target, *_read(target)))
     return found
 
 
-def _question(path: Path) -> Question:
+def _read(path: Path) -> tuple[Question, Shown]:
     """What is read of a clip, once for each state of the code that reads it."""
     code = b"".join(Path(str(m.__file__)).read_bytes() for m in (sampling, features, hashes, landmarks))
     kept = path.with_suffix(f".{xxhash.xxh3_64_hexdigest(code)}.question")
     if not kept.exists():
         with open(path, "rb") as file:
-            kept.write_bytes(pickle.dumps(sampling.question(file, "mp4", Plan())))
-    made: Question = pickle.loads(kept.read_bytes())
+            question = sampling.question(file, "mp4", Plan())
+        part = kept.with_suffix(".part")
+        part.write_bytes(pickle.dumps((question, _shown(path, question.duration))))
+        part.rename(kept)
+    made: tuple[Question, Shown] = pickle.loads(kept.read_bytes())
     return made
+
+
+def _shown(path: Path, seconds: float) -> Shown:
+    pictures = frames_of(path, [0.1 + n / 4 for n in range(4 * max(1, int(seconds)))])
+    vectors = [features.rep0st108(picture[None])[0] for picture in pictures.values()]
+    bits = [pdq(picture) for picture in pictures.values()]
+    return Shown(
+        np.array(list(pictures), np.float64),
+        np.array(vectors, np.float32).reshape(-1, 108),
+        np.array(bits, np.uint8).reshape(-1, 256),
+    )
 
 
 # ---------------------------------------------------------------- answers
@@ -123,7 +150,8 @@ def _question(path: Path) -> Question:
 class Verdict:
     """What one way of looking said first. right: the video, and a stretch that overlaps; among: one of five.
 
-    accepted: it takes its own answer for true. tier: of the cascade, which gave the answer.
+    accepted: it takes its own answer for true. tier: of the cascade, which gave the answer. of: the video
+    that was asked about.
     """
 
     score: float = 0.0
@@ -133,6 +161,7 @@ class Verdict:
     f1: float = 0.0
     accepted: bool = False
     tier: str = ""
+    of: str = ""
 
 
 def verdict(
@@ -140,7 +169,7 @@ def verdict(
 ) -> Verdict:
     """found: best first. accepted: the score from which on an answer is taken for true."""
     if not found:
-        return Verdict()
+        return Verdict(of=asked.video.path.name)
     true, stop = names.get(asked.video.path.name, -1), asked.start + asked.length
 
     def good(one: Found) -> bool:
@@ -153,9 +182,8 @@ def verdict(
     recall, precision = (inside / asked.length) ** 2, (inside / ((first[2] - first[1]) or 1.0)) ** 2
     f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
     error = abs(first[1] - asked.start) if right else float("nan")
-    return Verdict(
-        first[3], right, any(map(good, found[:5])), float(error), float(f1), first[3] >= accepted, tier
-    )
+    among, taken = any(map(good, found[:5])), first[3] >= accepted
+    return Verdict(first[3], right, among, float(error), float(f1), taken, tier, asked.video.path.name)
 
 
 def by_tier(asked: Asked, snapshot: Snapshot, names: Mapping[str, int]) -> dict[str, Verdict]:
@@ -166,7 +194,7 @@ def by_tier(asked: Asked, snapshot: Snapshot, names: Mapping[str, int]) -> dict[
         rows = [(one.video, one.start, one.end, one.score) for one in stretches]
         found[tier] = verdict(asked, rows, names, SURE, tier)
     sure = [said for said in found.values() if said.accepted]
-    return found | {"cascade": sure[0] if sure else Verdict()}
+    return found | {"cascade": sure[0] if sure else Verdict(of=asked.video.path.name)}
 
 
 def by_peers(asked: Asked, peers: Others, names: Mapping[str, int]) -> dict[str, Verdict]:
@@ -174,26 +202,23 @@ def by_peers(asked: Asked, peers: Others, names: Mapping[str, int]) -> dict[str,
 
     PDQ with the votes for an offset that grad512 has; a picture votes with up to 90 of 256 bits that differ.
     """
-    seconds = asked.question.duration
-    count = max(1, int(seconds))
-    shown = frames_of(asked.path, [0.1 + n / 4 for n in range(4 * count)])
-    plan = [when for when in shown if abs(when - 0.1 - round(when - 0.1)) < 1e-6]
+    seconds, shown = asked.question.duration, asked.shown
+    each = np.flatnonzero(np.arange(len(shown.times)) % 4 == 0)
     rows: list[Found] = []
-    if plan:
-        vectors = np.stack([features.rep0st108(shown[when][None])[0] for when in plan])
-        scores = features.rep0st_score(vectors, peers.rep0st)
+    if len(each):
+        scores = features.rep0st_score(shown.rep0st[each], peers.rep0st)
         for video in np.unique(peers.video):
             mine = peers.video == video
             best, which = scores[:, mine].max(axis=1), scores[:, mine].argmax(axis=1)
             matching = best >= 0.8
             if matching.sum() >= 3:
-                offset = float(np.median(peers.time[mine][which][matching] - np.array(plan)[matching]))
+                offset = float(np.median(peers.time[mine][which][matching] - shown.times[each][matching]))
                 score = float(matching.sum() + best.mean())
                 rows.append((int(video), max(0.0, offset), offset + seconds, score))
     found = {"rep0st108": verdict(asked, sorted(rows, key=lambda row: -row[3]), names, 0.0)}
     votes: list[tuple[int, float, int, float, float, int]] = []
-    for number, (when, picture) in enumerate(shown.items() if pdqhash is not None else ()):
-        apart = (peers.pdq != pdq(picture)).sum(axis=1)
+    for number, when in enumerate(shown.times if pdqhash is not None else ()):
+        apart = (peers.pdq != shown.pdq[number]).sum(axis=1)
         votes += [
             (
                 number,
@@ -209,7 +234,7 @@ def by_peers(asked: Asked, peers: Others, names: Mapping[str, int]) -> dict[str,
     aligned = []
     if votes:
         columns = [np.array(column) for column in zip(*votes, strict=True)]
-        aligned = align(Vote(*columns), len(shown), seconds)
+        aligned = align(Vote(*columns), len(shown.times), seconds)
     return found | {"PDQ": verdict(asked, [(a.video, a.start, a.end, a.score) for a in aligned], names, 0.0)}
 
 
@@ -243,20 +268,33 @@ class Answers:
         group = self.absent[how] if how else [said for all_said in self.absent.values() for said in all_said]
         return 100 * float(np.mean([said.accepted for said in group])) if group else 0.0
 
-    def summary(self) -> dict[str, float]:
-        """Over all transforms."""
-        everything = self.all_present
-        errors = [said.error for said in everything if not np.isnan(said.error)] or [float("nan")]
+    def summary(self, how: str = "") -> dict[str, float]:
+        """Of one transform, or over all of them."""
+        there = self.present[how] if how else self.all_present
+        errors = [said.error for said in there if not np.isnan(said.error)] or [float("nan")]
         return {
-            "right first, whatever the score": 100 * float(np.mean([said.right for said in everything])),
-            "among the first five": 100 * float(np.mean([said.among for said in everything])),
-            "right and accepted": self.recall(),
-            "absent and accepted": self.wrong(),
-            "right with nothing absent accepted": self.recall(least=self.highest),
+            "right first, %": 100 * float(np.mean([said.right for said in there])),
+            "among five, %": 100 * float(np.mean([said.among for said in there])),
+            "right and accepted, %": self.recall(how),
+            "absent and accepted, %": self.wrong(how),
+            "right above all that is absent, %": self.recall(how, least=self.highest),
             "offset error, median, s": float(np.median(errors)),
             "offset error, 95 %, s": float(np.percentile(errors, 95)),
-            "segment F1": float(np.mean([said.f1 for said in everything])),
+            "segment F1": float(np.mean([said.f1 for said in there])),
         }
+
+    def interval(self) -> tuple[float, float]:
+        """95 % of `right and accepted` when the videos are drawn anew a thousand times."""
+        by_video: dict[str, list[bool]] = defaultdict(list)
+        for said in self.all_present:
+            by_video[said.of].append(said.right and said.accepted)
+        groups, chance = list(by_video.values()), np.random.default_rng(1)
+        drawn = [
+            np.mean([one for n in chance.integers(0, len(groups), len(groups)) for one in groups[n]])
+            for _ in range(1000)
+        ]
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        return 100 * float(low), 100 * float(high)
 
 
 def answers(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -24,7 +25,22 @@ REAL = (
     "shaka-player_video_144p_108k_h264.mp4",
 )  # fmt: skip
 SIZE, FPS = (640, 360), 25
+#: Matches that are dealt to the parts together.
+BLOCK = 16
 Picture = NDArray[np.uint8]
+T = TypeVar("T")
+
+
+class Unfinished(Exception):
+    """The time is over; what is made stays, and the same command goes on from there."""
+
+
+def until(end: float, items: Iterable[T]) -> Iterator[T]:
+    """One after the other while there is time. Raises Unfinished."""
+    for item in items:
+        if time.monotonic() > end:
+            raise Unfinished
+        yield item
 
 
 #: What a video is for: thresholds are chosen on `tuning` alone, and reported on `test` alone. Those of
@@ -43,19 +59,23 @@ class Video:
     part: str
 
 
-def make(folder: Path, *, matches: int, seconds: int, crowd: int = 6) -> list[Video]:
-    """Matches and real videos, each in one part by the hash of its name; half are not to be indexed."""
-    names = [f"match{number}.mp4" for number in range(100, 100 + matches)]
+def make(folder: Path, *, matches: int, seconds: int, crowd: int, end: float = float("inf")) -> list[Video]:
+    """Matches and real videos, each in one part by the hash of its name; half are not to be indexed.
+
+    Matches are dealt in blocks, so that a larger library leaves those of a smaller one where they were.
+    """
     videos = []
-    for place, name in enumerate(sorted(names, key=_hash)):
-        videos.append(Video(folder / name, seconds, place % 4 < 2, PARTS[place % 2]))
+    for first in range(100, 100 + matches, BLOCK):
+        names = [f"match{number}.mp4" for number in range(first, min(first + BLOCK, 100 + matches))]
+        for place, name in enumerate(sorted(names, key=_hash)):
+            videos.append(Video(folder / name, seconds, place % 4 < 2, PARTS[place % 2]))
     real = [SHARED / name for name in sorted(REAL, key=_hash) if (SHARED / name).exists()]
     for place, path in enumerate(real):
         videos.append(Video(path, min(_seconds(path), 60.0), place % 4 < 2, PARTS[place % 2]))
     videos += [
         Video(folder / f"crowd{number}.mp4", seconds, True, CROWD) for number in range(200, 200 + crowd)
     ]
-    for video in videos:
+    for video in until(end, videos):
         if not video.path.exists():
             match(video.path, int(video.path.stem[5:]), seconds)
     return videos
@@ -70,17 +90,53 @@ def _seconds(path: Path) -> float:
         return float(container.duration or 0) / 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a match looks like. ground: its colour; stripes: how much lighter mown ones are, and how wide.
+
+    light: of the stand. sway, tempo: of the camera, and of the players. zoom: how near it is. players, size.
+    board: where the scoreboard is.
+    """
+
+    ground: tuple[int, int, int] = (50, 110, 45)
+    stripes: tuple[int, int] = (6, 75)
+    light: tuple[int, int] = (20, 235)
+    sway: float = 1.0
+    tempo: float = 1.0
+    zoom: float = 1.0
+    players: int = 22
+    size: float = 1.0
+    board: tuple[int, int] = (20, 16)
+
+
+#: By day as the first block has them; then at night from a camera that stands still, in a hall, and near by.
+DAY = Kind()
+KINDS = (
+    Kind(ground=(34, 84, 40), stripes=(4, 150), light=(2, 60), sway=0.0, zoom=0.8, size=0.8),
+    Kind((150, 104, 62), (10, 12), (40, 160), 1.5, 1.8, 0.85, players=10, size=1.7, board=(430, 312)),
+    Kind(zoom=1.7, sway=1.2, stripes=(9, 60), size=1.1, board=(240, 12)),
+    DAY,
+)
+
+
+def _kind(number: int) -> Kind:
+    """Of a match: those of the first blocks of both sorts are all alike."""
+    return DAY if number % 100 < (BLOCK if number < 200 else 6) else KINDS[number % len(KINDS)]
+
+
 class _Field:
     """One match: a pitch with lines and mown stripes, a stand, players, a camera that follows the ball."""
 
     def __init__(self, number: int) -> None:
         chance = np.random.default_rng(number)
-        self._chance = chance
+        self._kind = kind = _kind(number)
         wide, tall = 1500, 620
         grass = np.zeros((tall, wide, 3), np.float32)
-        grass[:] = (50 + 12 * (number % 3), 110 + 8 * (number % 4), 45)
-        stripe = (np.arange(wide) // 75) % 2
-        grass += (6 * stripe - 3)[None, :, None]
+        red, green, blue = kind.ground
+        grass[:] = (red + 12 * (number % 3), green + 8 * (number % 4), blue)
+        lighter, width = kind.stripes
+        stripe = (np.arange(wide) // width) % 2
+        grass += (lighter * stripe - lighter / 2)[None, :, None]
         grass += chance.normal(0, 3, (tall, wide, 1))
         image = Image.fromarray(np.clip(grass, 0, 255).astype(np.uint8))
         pen = ImageDraw.Draw(image)
@@ -89,42 +145,49 @@ class _Field:
             pen.rectangle(box, outline=white, width=3)
         pen.line((750, 200, 750, 600), fill=white, width=3)
         pen.ellipse((650, 320, 850, 480), outline=white, width=3)
-        stand = chance.integers(20, 235, (38, 190, 3)).astype(np.uint8)
+        stand = chance.integers(*kind.light, (38, 190, 3)).astype(np.uint8)
         image.paste(Image.fromarray(stand).resize((wide, 150), Image.Resampling.NEAREST), (0, 0))
         self._ground = image
         self._kit = [tuple(int(c) for c in chance.integers(0, 256, 3)) for _ in range(2)]
-        self._phase = chance.uniform(0, 6.28, (22, 4))
-        self._speed = chance.uniform(0.2, 1.1, (22, 4))
-        self._home = chance.uniform((80, 225), (1420, 580), (22, 2))
+        count = kind.players
+        self._phase = chance.uniform(0, 6.28, (count, 4))
+        self._speed = kind.tempo * chance.uniform(0.2, 1.1, (count, 4))
+        self._home = chance.uniform((80, 225), (1420, 580), (count, 2))
         self._camera = chance.uniform(0, 6.28, 4)
 
     def picture(self, time: float, score: str) -> Picture:
         """At a time in seconds."""
-        image = self._ground.copy()
+        kind, image = self._kind, self._ground.copy()
         pen = ImageDraw.Draw(image)
         swing = np.sin(self._speed * time + self._phase) + 0.5 * np.sin(
             2.3 * self._speed * time - self._phase
         )
+        k = kind.size
         for n, (x, y) in enumerate(self._home):
             px, py = x + 90 * swing[n, 0], y + 40 * swing[n, 1]
             colour = self._kit[n % 2]
-            step = 4 * np.sin(9 * time + n)
-            pen.line((px, py, px + step, py + 20), fill=(30, 30, 30), width=4)
-            pen.line((px, py, px - step, py + 20), fill=(30, 30, 30), width=4)
-            pen.ellipse((px - 7, py - 16, px + 7, py + 6), fill=colour)
-            pen.ellipse((px - 4, py - 25, px + 4, py - 16), fill=(205, 165, 135))
-        a, b, c, d = self._camera
-        left = 380 + 270 * np.sin(0.31 * time + a) + 90 * np.sin(1.1 * time + b)
-        zoom = 1.0 + 0.15 * np.sin(0.23 * time + c)
-        wide, tall = 640 / zoom, 360 / zoom
-        top = 105 + 60 * np.sin(0.19 * time + d)
-        box = (float(left), float(top), float(left + wide), float(top + tall))
-        view = image.resize(SIZE, Image.Resampling.BILINEAR, box=box)
+            step = k * 4 * np.sin(9 * time + n)
+            pen.line((px, py, px + step, py + 20 * k), fill=(30, 30, 30), width=4)
+            pen.line((px, py, px - step, py + 20 * k), fill=(30, 30, 30), width=4)
+            pen.ellipse((px - 7 * k, py - 16 * k, px + 7 * k, py + 6 * k), fill=colour)
+            pen.ellipse((px - 4 * k, py - 25 * k, px + 4 * k, py - 16 * k), fill=(205, 165, 135))
+        view = image.resize(SIZE, Image.Resampling.BILINEAR, box=self._seen(time))
         pen = ImageDraw.Draw(view)
-        # The same scoreboard in every match, but for what it says.
-        pen.rectangle((20, 16, 190, 44), fill=(16, 24, 60))
-        pen.text((28, 24), score, fill=(255, 255, 255))
+        # The same scoreboard in every match of a kind, but for what it says.
+        x, y = kind.board
+        pen.rectangle((x, y, x + 170, y + 28), fill=(16, 24, 60))
+        pen.text((x + 8, y + 8), score, fill=(255, 255, 255))
         return np.asarray(view)
+
+    def _seen(self, time: float) -> tuple[float, float, float, float]:
+        """What the camera shows of the ground."""
+        kind, (a, b, c, d) = self._kind, self._camera
+        left = 380 + kind.sway * (270 * np.sin(0.31 * time + a) + 90 * np.sin(1.1 * time + b))
+        zoom = kind.zoom * (1.0 + kind.sway * 0.15 * np.sin(0.23 * time + c))
+        wide, tall = 640 / zoom, 360 / zoom
+        top = 105 + kind.sway * 60 * np.sin(0.19 * time + d)
+        left, top = (min(max(0.0, at), room) for at, room in ((left, 1500 - wide), (top, 620 - tall)))
+        return float(left), float(top), float(left + wide), float(top + tall)
 
 
 def match(path: Path, number: int, seconds: int) -> None:
