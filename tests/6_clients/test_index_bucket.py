@@ -173,7 +173,8 @@ def test_what_came_meanwhile_stays(tmp_path: Path) -> None:
             sidecars = StoredSidecars(runtime.store, rules_of(settings, runtime.store))
             root = (await runtime.tree.root()).place
             assert root is not None
-            for number, body in enumerate((b"small", big)):
+            bodies: tuple[bytes | Path, ...] = (b"small", big)
+            for number, body in enumerate(bodies):
                 path, protected = f"clips/{number}.sqlite", f"games/{number}.sqlite"
                 for where in (path, protected):
                     await sidecars.put(where, body)
