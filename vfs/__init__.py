@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vfs.plugins import Plugins
     from vfs.rows import MAX_DATABASE, harden, read_rows, words_of
     from vfs.runtime import Runtime, open_runtime
+    from vfs.tasks import gather
     from vfs.telemetry import Status
     from vfs.terminal import in_trio
     from vfs.units import parse_size
@@ -63,6 +64,7 @@ _LATE = {
     "Source": "vfs.workerfeed",
     "Status": "vfs.telemetry",
     "WorkerFile": "vfs.workerfile",
+    "gather": "vfs.tasks",
     "harden": "vfs.rows",
     "ask_mount": "vfs.controlclient",
     "in_thread": "vfs.workers",
@@ -145,6 +147,7 @@ __all__ = [
     "WorkerFile",
     "ask_mount",
     "escape",
+    "gather",
     "harden",
     "hookimpl",
     "in_thread",

@@ -18,6 +18,7 @@ from vfs.cache.blocks import BlockCache
 from vfs.cache.hold import GAP, MAX_REQUEST, MIB, Hold
 from vfs.readahead import Prefetcher, ReadAhead, wanted_ranges
 from vfs.spans import DerivedObject, Inline, Layout, StoredObject
+from vfs.tasks import background
 from vfs.wholeread import whole_read
 
 Data = bytes | memoryview
@@ -276,15 +277,6 @@ async def open_reader(
         read_ahead_max=read_ahead_max,
         connections=connections,
     )
-    failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         await nursery.start(reader.run)
-        try:
-            yield reader
-        except trio.Cancelled:
-            raise
-        except BaseException as error:  # past the nursery, which would wrap it in a group
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        yield reader

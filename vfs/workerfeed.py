@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar, cast
 import trio
 
 from vfs.errors import BadBody
+from vfs.tasks import background
 from vfs.workerfile import FAILED, FRAME, REQUEST
 
 Data = bytes | memoryview
@@ -140,21 +141,13 @@ class Feed:
         self, job: Callable[[tuple[bytes, int]], Awaitable[T]], clock: Clock, *, patient: bool
     ) -> T:
         """`await job(address and size)`, with its worker served meanwhile. patient: never give it up."""
-        failure: Exception | None = None
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("")  # Linux picks a free name in the abstract namespace: nothing to clean up
             listener.listen(1)
             listener.setblocking(False)
-            async with trio.open_nursery() as nursery:
+            async with background() as nursery:
                 nursery.start_soon(self._serve, listener, clock, patient)
-                try:
-                    result = await job((listener.getsockname(), self._source.size))
-                except Exception as error:  # past the nursery, which would wrap it in a group
-                    failure = error
-                nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return result
+                return await job((listener.getsockname(), self._source.size))
 
     async def _serve(self, listener: socket.socket, clock: Clock, patient: bool) -> None:
         async with await _accepted(listener) as connection, trio.open_nursery() as nursery:

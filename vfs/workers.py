@@ -23,6 +23,7 @@ import trio
 
 from vfs import workerproc
 from vfs.errors import ReelfsError, WorkerFailed
+from vfs.tasks import background
 from vfs.workerfeed import Clock, Feed, Source
 from vfs.workerfile import WorkerFile
 from vfs.workerlanes import Pool
@@ -155,19 +156,10 @@ class _Call:
 
 async def _run_fed(pool: Pool[_Lane], call: _Call, source: Source) -> Any:
     """Run a call that reads, in as many goes as its source makes necessary."""
-    failure: Exception | None = None
     if pool.knows(call.affinity):
         source = replace(source, ahead=0)  # the worker may have what it needs already
-    async with trio.open_nursery() as nursery:
-        feed = Feed(source, pool.crowded, nursery)
-        try:
-            result = await _goes(pool, call, feed)
-        except Exception as error:  # past the nursery, which would wrap it in a group
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return result
+    async with background() as nursery:
+        return await _goes(pool, call, Feed(source, pool.crowded, nursery))
 
 
 async def _goes(pool: Pool[_Lane], call: _Call, feed: Feed) -> Any:

@@ -10,12 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from vfs import Bytes, Damaged, Layout, Place, TooBig, in_thread, in_worker
+from vfs import Bytes, Damaged, Layout, Place, TooBig, gather, in_thread, in_worker
 from vfs_mp4 import animation, runs, shape, sheets
 from vfs_mp4.hardware import Hardware
 from vfs_mp4.model import Ticks
 from vfs_mp4.plan import Window
-from vfs_mp4.probe import gather
 from vfs_mp4.runs import Run
 from vfs_mp4.shape import Size
 from vfs_mp4.visual import read_entry

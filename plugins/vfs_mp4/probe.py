@@ -6,7 +6,7 @@ of the file whole, else the moov's header, and one for what of the moov is missi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar, TypeVarTuple
 
@@ -146,26 +146,3 @@ async def off_loop(weight: int, work: Callable[[*Args], T], *arguments: *Args) -
     if weight <= _THREAD_BYTES:
         return work(*arguments)
     return await trio.to_thread.run_sync(work, *arguments)
-
-
-async def gather(works: Sequence[Callable[[], Awaitable[T]]], limit: int = 8) -> list[T]:
-    """The results of all, in order, at most `limit` at a time; the first failure in order is raised."""
-    results: dict[int, T] = {}
-    failures: dict[int, Exception] = {}
-    free = trio.CapacityLimiter(limit)
-
-    async def one(number: int, work: Callable[[], Awaitable[T]]) -> None:
-        async with free:
-            if failures:
-                return
-            try:
-                results[number] = await work()
-            except Exception as error:
-                failures[number] = error
-
-    async with trio.open_nursery() as nursery:
-        for number, work in enumerate(works):
-            nursery.start_soon(one, number, work)
-    if failures:
-        raise failures[min(failures)]
-    return [results[number] for number in range(len(works))]

@@ -25,12 +25,12 @@ from vfs import (
     Spliced,
     TooBig,
     Unsupported,
+    gather,
     in_thread,
 )
 from vfs_mp4 import joined, openings, reel, splice
 from vfs_mp4.joined import Clip
 from vfs_mp4.plan import Window
-from vfs_mp4.probe import gather
 from vfs_mp4.reel import Line, Wrong
 from vfs_mp4.selecting import SUFFIXES, is_video, window_of
 

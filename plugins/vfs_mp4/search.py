@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vfs import Damaged, Place
+from vfs import Damaged, Place, gather
 from vfs_mp4 import walk
 from vfs_mp4.aim import SMALL, Aim
 from vfs_mp4.anchors import Anchors
@@ -20,7 +20,7 @@ from vfs_mp4.fragments import Moof
 from vfs_mp4.incoming import MOOF_HEAD, Incoming, candidates, incoming
 from vfs_mp4.known import Known, Start
 from vfs_mp4.model import Track
-from vfs_mp4.probe import Opened, Reader, gather
+from vfs_mp4.probe import Opened, Reader
 
 # Boxes that stand between fragments.
 _BETWEEN = frozenset(

@@ -14,11 +14,11 @@ from functools import partial
 
 import trio
 
-from vfs import Damaged, NotFound, OutOfRange, Place, Stale, Unsupported, in_thread
+from vfs import Damaged, NotFound, OutOfRange, Place, Stale, Unsupported, gather, in_thread
 from vfs_mp4 import generate, hints, narrowing, table, timeline, walk
 from vfs_mp4.index import Moov
 from vfs_mp4.model import Movie
-from vfs_mp4.probe import BIG_FILE, Opened, Reader, gather, off_loop, open_moov
+from vfs_mp4.probe import BIG_FILE, Opened, Reader, off_loop, open_moov
 from vfs_mp4.sidecar import MAX_BYTES, OFFSETS, disagreement, parse_offsets
 from vfs_mp4.table import FragmentTable, Region
 

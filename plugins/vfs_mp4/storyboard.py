@@ -14,10 +14,9 @@ from functools import partial
 
 import numpy as np
 
-from vfs import Bytes, Damaged, Layout, Node, NoMedia, Place, TooBig, in_thread, in_worker
+from vfs import Bytes, Damaged, Layout, Node, NoMedia, Place, TooBig, gather, in_thread, in_worker
 from vfs_mp4 import frames, pictures, runs, shape, sheets, source
 from vfs_mp4.plan import Window
-from vfs_mp4.probe import gather
 from vfs_mp4.selecting import is_video, window_of
 from vfs_mp4.shape import Size
 from vfs_mp4.visual import Job, read_entry

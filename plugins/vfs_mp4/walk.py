@@ -11,12 +11,12 @@ from functools import partial
 
 import trio
 
-from vfs import Damaged, Place
+from vfs import Damaged, Place, gather
 from vfs_mp4 import boxes, table
 from vfs_mp4.boxes import Header
 from vfs_mp4.fragments import Moof, parse_moof
 from vfs_mp4.model import Fragment, Movie
-from vfs_mp4.probe import Opened, Reader, gather, off_loop
+from vfs_mp4.probe import Opened, Reader, off_loop
 from vfs_mp4.table import FragmentTable, Region
 
 # A moof of more is no fragment of a real encoder (12 to 16 bytes a sample).

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from vfs import Bytes, MediaError, Node, OutOfRange, Place, in_worker
+from vfs import Bytes, MediaError, Node, OutOfRange, Place, gather, in_worker
 from vfs_mp4 import hearing, peaks, soundline
-from vfs_mp4.probe import gather
 from vfs_mp4.selecting import is_video
 from vfs_mp4.soundline import Line
 

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import trio
 import xxhash
 
 from vfs import (
@@ -25,6 +24,7 @@ from vfs import (
     Spliced,
     Symlink,
     TooBig,
+    gather,
     in_worker,
 )
 from vfs_search import hits as naming
@@ -53,21 +53,17 @@ async def clips_of(root: Place, answer: Answer, limit: int) -> Clips:
     """The clips of the best `limit` hits that can be cut; what cannot be is left out and said so."""
     cut: dict[int, Spliced] = {}
     wrong: dict[int, str] = {}
-    slots = trio.CapacityLimiter(_AT_ONCE)
 
     async def one(number: int, hit: Hit) -> None:
-        async with slots:
-            try:
-                node = await root.node(hit.clip)
-            except (NotFound, MediaError, TooBig) as error:
-                wrong[number] = f"{hit.clip}: {error}"
-                return
-            if isinstance(node, Spliced):
-                cut[number] = node
+        try:
+            node = await root.node(hit.clip)
+        except (NotFound, MediaError, TooBig) as error:
+            wrong[number] = f"{hit.clip}: {error}"
+            return
+        if isinstance(node, Spliced):
+            cut[number] = node
 
-    async with trio.open_nursery() as nursery:
-        for number, hit in enumerate(answer.hits):
-            nursery.start_soon(one, number, hit)
+    await gather([partial(one, number, hit) for number, hit in enumerate(answer.hits)], _AT_ONCE)
     found: dict[str, Hit] = {}
     nodes: dict[str, Node] = {}
     for rank, number in enumerate(sorted(cut)[:limit], 1):

@@ -6,7 +6,7 @@ R2 wants all parts but the last of one size, and shows nothing of an upload unti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -15,6 +15,7 @@ import trio
 from vfs.errors import ReelfsError
 from vfs.spans import StoredObject
 from vfs.storage.base import Body, Part, Store
+from vfs.tasks import gather
 
 MIB = 1 << 20
 #: Up to this a body is sent by one request.
@@ -102,46 +103,25 @@ async def send(
         if began is not None:
             await began(upload)
     step, parts = part_size(size), dict(done or {})
-    limiter = trio.CapacityLimiter(AT_ONCE)
-
     failures: list[ReelfsError] = []
 
     async def one(number: int) -> None:
-        async with limiter:
-            if failures:
-                return  # the others that are under way are finished: they need not be sent again
-            offset = (number - 1) * step
-            length = min(step, size - offset)
-            try:
-                async with room.take(length):
-                    parts[number] = await store.put_part(key, upload, number, await read(offset, length))
-            except ReelfsError as error:
-                failures.append(error)
-                return
-            if sent is not None:
-                await sent(parts[number], length)
+        if failures:
+            return  # the others that are under way are finished: they need not be sent again
+        offset = (number - 1) * step
+        length = min(step, size - offset)
+        try:
+            async with room.take(length):
+                parts[number] = await store.put_part(key, upload, number, await read(offset, length))
+        except ReelfsError as error:
+            failures.append(error)
+            return
+        if sent is not None:
+            await sent(parts[number], length)
 
     missing = [number for number in range(1, part_count(size) + 1) if number not in parts]
-    await run_all(partial(one, number) for number in missing)
+    await gather((partial(one, number) for number in missing), AT_ONCE)
     if failures:
         raise failures[0]
     ordered = [parts[number] for number in sorted(parts)]
     return await store.complete_upload(key, upload, ordered, replaces=replaces)
-
-
-async def run_all(works: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run all at once; the first failure ends the others and is raised as it is."""
-    failure: list[Exception] = []
-
-    async def guarded(work: Callable[[], Awaitable[None]], nursery: trio.Nursery) -> None:
-        try:
-            await work()
-        except Exception as error:
-            failure.append(error)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for work in works:
-            nursery.start_soon(guarded, work, nursery)
-    if failure:
-        raise failure[0]

@@ -21,6 +21,7 @@ from vfs.cache.metadata import Metadata
 from vfs.errors import NoRoom
 from vfs.spans import StoredObject
 from vfs.storage.base import Store
+from vfs.tasks import background
 from vfs.units import visible
 from vfs.write import companions, trash
 from vfs.write.book import Book
@@ -195,7 +196,7 @@ async def open_writing(
     try:
         session.recovered = await drive.recover(staging)
         _tell(session.recovered)
-        async with trio.open_nursery() as nursery:
+        async with background() as nursery:
             await nursery.start(uploader.run)
             try:
                 yield session
@@ -207,7 +208,6 @@ async def open_writing(
                         await files.note_unfinished()
                 if left:
                     log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
-                nursery.cancel_scope.cancel()
     finally:
         files.reclaim()
         try:
