@@ -437,3 +437,86 @@ def test_a_missing_folder_is_not_found_and_the_root_may_be_empty() -> None:
             await metadata.folder("none/")
 
     trio.run(main)
+
+
+class Late(MemoryStore):
+    """Looks at once, and answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(OBJECTS)
+        self.let = trio.Event()
+
+    async def list(
+        self, prefix: str = "", *, delimiter: str = "/", token: str | None = None, limit: int = 1000
+    ) -> Page:
+        page = await super().list(prefix, delimiter=delimiter, token=token, limit=limit)
+        await self.let.wait()
+        return page
+
+    async def head(self, key: str) -> ObjectDetails:
+        try:
+            return await super().head(key)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.let.wait()
+
+
+async def _folder(metadata: Metadata) -> bool:
+    return "new.mp4" in (await metadata.folder("games/")).files
+
+
+async def _starting(metadata: Metadata) -> bool:
+    return "new.mp4" in (await metadata.starting("games/", "new")).files
+
+
+async def _find(metadata: Metadata) -> bool:
+    return await metadata.find("games/", "new.mp4") is not None
+
+
+@pytest.mark.parametrize("ask", [_folder, _starting, _find])
+def test_what_was_asked_before_it_was_forgotten_does_not_count(
+    ask: Callable[[Metadata], Awaitable[bool]],
+) -> None:
+    """An event, a refresh, a write of our own: an answer that was on its way then is of before."""
+
+    async def main() -> None:
+        store = Late()
+        metadata = Metadata(store, dir_ttl=60.0, negative_ttl=60.0)
+        before: list[bool] = []
+
+        async def asking() -> None:
+            before.append(await ask(metadata))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking)
+            await trio.testing.wait_all_tasks_blocked()
+            store.replace("games/new.mp4", b"new")
+            metadata.forget_at("games/new.mp4")
+            store.let.set()
+        assert before == [False]
+        assert await ask(metadata)
+        store.log.clear()
+        assert await ask(metadata)
+        assert asked(store) == []  # kept, as ever
+
+    trio.run(main)
+
+
+def test_what_an_event_names_is_listed_with_the_folders_above_it() -> None:
+    async def body(metadata: Metadata, store: MemoryStore, clock: Clock) -> None:
+        assert (await metadata.folder("")).folders == {"games"}
+        await metadata.folder("games/")
+        await metadata.folder("games/deep/")
+        store.replace("fresh/er/a.mp4", b"a")
+        metadata.forget_at("fresh/er/a.mp4")
+        assert (await metadata.folder("")).folders == {"games", "fresh"}
+        assert set((await metadata.folder("fresh/er/")).files) == {"a.mp4"}
+        store.remove("games/deep/z.mp4")
+        metadata.forget_at("games/deep/z.mp4")
+        assert (await metadata.folder("games/")).folders == set()
+        asked(store)
+        metadata.forget_at("games/x.mp4")  # of a folder with more in it: those above stay
+        await metadata.folder("")
+        assert asked(store) == []
+
+    run(body)

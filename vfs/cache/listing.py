@@ -69,11 +69,15 @@ class Point:
 
 @dataclass(slots=True)
 class Known:
-    """All that is known of one folder: its whole listing, single names, and listings of name prefixes."""
+    """All that is known of one folder: its whole listing, single names, and listings of name prefixes.
+
+    asked: another one whenever something of it is forgotten, so that an answer asked for before is known.
+    """
 
     listing: Folder | None = None
     points: dict[str, Point] = field(default_factory=dict)
     stems: dict[str, Folder] = field(default_factory=dict)
+    asked: object = field(default_factory=object, repr=False)
 
     def versions(self, name: str) -> Iterator[Stored | None]:
         """What each of them says about a name."""

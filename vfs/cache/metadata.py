@@ -2,14 +2,15 @@
 
 Listings are all or nothing. A point lookup in a folder that was not listed costs one HEAD and one LIST of
 one key, never a listing of the folder. "Not found" is remembered only when the store said so.
-Concurrent callers share one request: whoever comes first asks, the others wait and look again.
+Concurrent callers share one request: whoever comes first asks, the others wait and look again. An answer that
+was on its way when something of its folder was forgotten is given to who asked, and not kept.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,6 +19,7 @@ from typing import TypeVar
 import trio
 
 from vfs import names
+from vfs.cache.asking import probe, whole_listing
 from vfs.cache.listing import (
     FOLDER,
     Folder,
@@ -35,7 +37,7 @@ from vfs.cache.silence import Away, Silence
 from vfs.cache.walkahead import WalkAhead
 from vfs.errors import NotFound, Unavailable
 from vfs.spans import StoredObject
-from vfs.storage.base import LINK_METADATA, Page, Store, decoded
+from vfs.storage.base import LINK_METADATA, Store, decoded
 
 log = logging.getLogger("vfs.cache.metadata")
 
@@ -100,13 +102,16 @@ class Metadata:
         while (listing := self._fresh_listing(prefix)) is None:
             async with self._flight(("folder", prefix)) as leader:
                 if leader:
-                    before = self._know(prefix).listing
+                    asked, before = self._know(prefix).asked, self._know(prefix).listing
                     try:
                         listing = await self._silence.unless(
                             partial(self._list, prefix, prefix), known=before is not None
                         )
                     except Away:
                         continue  # the one before counts, for a while
+                    if self._know(prefix).asked is not asked:
+                        break
+                    self._see(listing)
                     for name in differences(before, listing) if before is not None else ():
                         self.noticed(prefix + name, listing.get(name))
                     # A whole listing supersedes what was known of single names in it.
@@ -138,12 +143,17 @@ class Metadata:
                         return found
             async with self._flight(("point", prefix + name)) as leader:
                 if leader:
+                    asked = self._know(prefix).asked
                     try:
                         found = await self._silence.unless(
-                            partial(self._probe, prefix + name), known=self._knows(prefix, name)
+                            partial(probe, self.store, prefix + name), known=self._knows(prefix, name)
                         )
                     except Away:
                         continue
+                    if self._know(prefix).asked is not asked:
+                        return found
+                    if isinstance(found, StoredObject):
+                        self._remember(self._seen, found.key, self._clock(), MAX_SEEN)
                     self._compare(prefix, name, found)
                     self._add(prefix, {name: found})
                     self._remember(self._know(prefix).points, name, Point(found, self._clock()), MAX_POINTS)
@@ -172,12 +182,16 @@ class Metadata:
                         return part
             async with self._flight(("stem", prefix + stem)) as leader:
                 if leader:
+                    asked = self._know(prefix).asked
                     try:
                         kept = await self._silence.unless(
                             partial(self._list, prefix, prefix + stem), known=self._knows_some(prefix, stem)
                         )
                     except Away:
                         continue
+                    if self._know(prefix).asked is not asked:
+                        return kept
+                    self._see(kept)
                     self._add(prefix, {**kept.files, **dict.fromkeys(kept.folders, FOLDER)})
                     self._remember(self._know(prefix).stems, stem, kept, MAX_STEMS)
                     return kept
@@ -212,6 +226,8 @@ class Metadata:
     async def _asked(self, key: str) -> StoredObject | None:
         """What a HEAD tells, put wherever the object is known; None when there was no answer in time."""
         why: object = "no answer yet"
+        prefix, _ = _split(key)
+        asked = self._know(prefix).asked
         with trio.move_on_after(self._silence.patience):
             try:
                 now = (await self.store.head(key)).object
@@ -224,6 +240,8 @@ class Metadata:
                 why = error
             else:
                 self._silence.answered()
+                if self._know(prefix).asked is not asked:
+                    return now
                 before = self._last_known(key)
                 self._update(now)
                 if before is not None and before.version != now.version:
@@ -291,6 +309,7 @@ class Metadata:
         prefix, name = _split(key)
         self._seen.pop(key, None)
         if (known := self._known.get(prefix)) is not None:
+            known.asked = object()
             known.listing = None
             known.points.pop(name, None)
             for stem in [s for s in known.stems if name.startswith(s)]:
@@ -298,13 +317,30 @@ class Metadata:
 
     def forget_at(self, path: str) -> None:
         """Drop all that is known about a file or folder and everything in it; "" is all there is."""
-        if path:
-            self.forget(path)
+        for forgotten in (path, *self._with(path)) if path else ():
+            self.forget(forgotten)
         prefix = f"{path}/" if path else ""
         for known in [p for p in self._known if p.startswith(prefix)]:
             del self._known[known]
         for key in [k for k in self._seen if k.startswith(prefix)]:
             del self._seen[key]
+
+    def _with(self, path: str) -> list[str]:
+        """Folders come with the first thing in them and go with the last: those above a path that may have
+        come with it, or be gone with it by now.
+        """
+        found: list[str] = []
+        prefix, name = _split(path)
+        while prefix:
+            above, folder = _split(prefix[:-1])
+            there, here = self._known.get(above), self._known.get(prefix)
+            listing = here.listing if here is not None else None
+            is_last = listing is not None and not (listing.files.keys() | listing.folders) - {name}
+            if not is_last and there is not None and FOLDER in there.versions(folder):
+                break
+            found.append(prefix[:-1])
+            prefix, name = above, folder
+        return found
 
     def listings(self) -> Mapping[str, Folder]:
         """The whole listings at hand, by prefix."""
@@ -329,43 +365,12 @@ class Metadata:
     # -- asking ---------------------------------------------------------------------------------------
 
     async def _list(self, folder: str, prefix: str) -> Folder:
-        """All pages of a listing, or an error; the tokens are followed, the order is not relied on."""
-        result, token, began = Folder(), None, self._clock()
-        while True:
-            page = await self.store.list(prefix, delimiter="/", token=token)
-            result.add(folder, page)
-            if (token := page.token) is None:
-                break
-        result.settle()
+        """A whole listing, and when it was asked for."""
+        began = self._clock()
+        result = await whole_listing(self.store, folder, prefix)
         result.fetched = began
         self._silence.answered()
-        for stored in result.files.values():
-            self._remember(self._seen, stored.key, began, MAX_SEEN)
         return result
-
-    async def _probe(self, key: str) -> Stored | None:
-        """One name: is it a folder, a file, nothing? A HEAD and a LIST of one key, side by side."""
-        head: StoredObject | None = None
-        below: Page | None = None
-
-        async def ask_head() -> None:
-            nonlocal head
-            try:
-                head = (await self.store.head(key)).object
-            except NotFound:
-                head = None
-
-        async def ask_below() -> None:
-            nonlocal below
-            # Without a delimiter: that shows the marker of a folder that is empty.
-            below = await self.store.list(key + "/", delimiter="", limit=1)
-
-        await _both(ask_head, ask_below)
-        if below is not None and (below.objects or below.prefixes):
-            return FOLDER
-        if head is not None:
-            self._remember(self._seen, key, self._clock(), MAX_SEEN)
-        return head
 
     async def _is_real(self, prefix: str) -> bool:
         """An empty listing is a folder where folders are real (a local directory) or a marker stands."""
@@ -396,6 +401,11 @@ class Metadata:
         return self._clock() - listing.fetched < self.negative_ttl or bool(
             getattr(self.store, "offline", False)
         )
+
+    def _see(self, listing: Folder) -> None:
+        """A listing tells the versions of its files, as they were when it was asked for."""
+        for stored in listing.files.values():
+            self._remember(self._seen, stored.key, listing.fetched, MAX_SEEN)
 
     def _add(self, prefix: str, found: Mapping[str, Stored | None]) -> None:
         """Names that came to be since their folder was listed."""
@@ -466,21 +476,3 @@ def _split(key: str) -> tuple[str, str]:
     """The prefix (with its slash) and the name of a key."""
     cut = key.rfind("/") + 1
     return key[:cut], key[cut:]
-
-
-async def _both(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> None:
-    """Run two async functions side by side; the error of either, bare, ends both."""
-    failures: list[Exception] = []
-
-    async def guarded(fn: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
-        try:
-            await fn()
-        except Exception as error:
-            failures.append(error)
-            scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(guarded, first, nursery.cancel_scope)
-        nursery.start_soon(guarded, second, nursery.cancel_scope)
-    if failures:
-        raise failures[0]
