@@ -26,6 +26,7 @@ from typing import Any
 import trio
 
 from vfs.changes import Changes
+from vfs.storage.base import prefix_of
 from vfs.units import visible
 
 log = logging.getLogger("vfs.events")
@@ -144,8 +145,7 @@ def _exchange(request: urllib.request.Request) -> Any:
 
 async def follow(queue: Queue, url: str, changes: Changes, *, pause: float = PAUSE) -> None:
     """Refresh what each event names, until cancelled. url: of the mounted store."""
-    bucket, _, prefix = url.partition("://")[2].partition("/")
-    prefix = f"{prefix}/" if prefix else ""
+    bucket, prefix = url.partition("://")[2].partition("/")[0], prefix_of(url)
     wait, said = pause, ""
     while True:
         try:

@@ -13,7 +13,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -165,6 +166,17 @@ class Adapter(Refusals):
                 raise
             return _nothing(ttl)
         return self._attributes(self.inodes.remember(found))
+
+    @asynccontextmanager
+    async def answering(self, inode: Inode) -> AsyncIterator[None]:
+        """Within it a request is answered that tells the kernel of an inode, which `remember` has counted.
+        After an error the kernel was not told.
+        """
+        try:
+            yield
+        except BaseException:
+            await self.forget([(inode.number, 1)])
+            raise
 
     async def forget(self, references: Sequence[tuple[int, int]]) -> None:
         """The kernel drops references to inodes. Must not raise."""

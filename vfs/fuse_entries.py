@@ -45,8 +45,6 @@ UNKNOWN_SECONDS = 1.0
 #: What programs are told to read and write at a time (`st_blksize`). With the 4 KiB that FUSE says by itself
 #: cp writes 128 KiB at a time, each in two requests. Larger ones than this fall out of the CPU's cache.
 BLOCK = 256 << 10
-#: A close or fsync of a large file takes the disk, or the store, its time.
-FSYNC_PATIENCE = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -261,7 +259,11 @@ class Entries(Adapter):
             await self._drive.files.truncate(opened.entry, size)
             self._renew(opened.entry)
             return
-        entry = self._entry(inode) or await self._opened_entry(inode, stored)
+        entry = self._entry(inode)
+        if entry is not None:
+            self._drive.check_writable(entry)
+        else:
+            entry = await self._opened_entry(inode, stored)
         entry.writers += 1
         try:
             await self._drive.files.truncate(entry, size)

@@ -98,7 +98,8 @@ class InboxAdapter(WritableAdapter):
             return await inner(super().create)(parent, name, mode, flags, ctx)
         text = os.fsdecode(name)
         inode = self.inodes.remember(Found(f"{found.path}/{text}", Bytes(produce=_empty, version=None)))
-        return self._begin(inode, inbox, text, ctx.pid), self._attributes(inode)
+        async with self.answering(inode):
+            return self._begin(inode, inbox, text, ctx.pid), self._attributes(inode)
 
     def _begin(self, inode: Inode, inbox: Inbox, name: str, pid: int) -> FileInfo:
         if inbox.receive is None:

@@ -55,7 +55,8 @@ class WritableAdapter(Entries):
             if found is None:  # in another spelling
                 raise
             inode = self.inodes.remember(found)
-            return await self._open(inode, flags, ctx), self._attributes(inode)
+            async with self.answering(inode):
+                return await self._open(inode, flags, ctx), self._attributes(inode)
         entry.opened += 1
         inode.opened += 1
         opened = WrittenFile(inode, ctx.pid, entry=entry, writing=True, by_root=ctx.uid == 0)
@@ -87,9 +88,10 @@ class WritableAdapter(Entries):
         if not stat.S_ISREG(mode):
             raise pyfuse3.FUSEError(errno.EPERM)
         inode, entry = await self._make(parent, name, mode, ctx)
-        async with self._closed_after_errors(entry):
-            await self._drive.files.flush(entry)
-        await self._drive.close(entry)
+        async with self.answering(inode):
+            async with self._closed_after_errors(entry):
+                await self._drive.files.flush(entry)
+            await self._drive.close(entry)
         return self._attributes(inode)
 
     @answered

@@ -167,13 +167,13 @@ def is_database_name(name: str) -> bool:
     return name.lower().endswith(_DATABASES)
 
 
-def marked(name: str, mark: str) -> str:
-    """`NAME (MARK).EXT`: another file beside one, its name cut where it would be too long."""
+def marked(name: str, mark: str, most: int = NAME_MAX) -> str:
+    """`NAME (MARK).EXT`: another file beside one, its name cut where all would be more than `most` bytes."""
     stem, dot, extension = name.rpartition(".")
     if not stem:
         stem, dot, extension = name, "", ""
     tail = f" ({mark}){dot}{extension}"
-    room = NAME_MAX - len(tail.encode("utf-8", "surrogateescape"))
+    room = max(1, most - len(tail.encode("utf-8", "surrogateescape")))
     return stem.encode("utf-8", "surrogateescape")[:room].decode("utf-8", "ignore") + tail
 
 

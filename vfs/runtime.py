@@ -35,7 +35,7 @@ from vfs.plugins import Plugins, load_plugins
 from vfs.reader import Reader, open_reader
 from vfs.readers import Readers
 from vfs.spans import StoredObject
-from vfs.storage.base import Store
+from vfs.storage.base import Store, prefix_of
 from vfs.storage.guard import GuardedStore
 from vfs.telemetry import Status
 from vfs.tree import Tree
@@ -134,6 +134,7 @@ def rules_of(settings: Settings, store: GuardedStore) -> Rules:
         protect=settings.write.protect,
         max_deletes=settings.write.max_deletes_per_minute,
         remote=store.remote,
+        prefix=prefix_of(store.url),
         clock=trio.current_time,
     )
 
@@ -275,7 +276,8 @@ async def open_runtime(
             return explain(found, reader, status)
 
         async def presigned(found: Found) -> str:
-            return guarded.presign(found.attributes["key"], expires=PRESIGNED_SECONDS) or ""
+            sign = partial(guarded.presign, found.attributes["key"], expires=PRESIGNED_SECONDS)
+            return await trio.to_thread.run_sync(sign) or ""  # credentials may have to be renewed for it
 
         def is_stored(found: Found) -> bool:
             return guarded.remote and found.place is not None and not found.place.is_folder

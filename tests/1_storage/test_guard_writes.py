@@ -171,3 +171,24 @@ def test_a_store_that_does_not_answer_is_given_up_at_the_deadline() -> None:
             await guard.put("a", b"ours", replaces=None)
 
     trio.run(main)
+
+
+def test_a_delete_of_what_is_gone_says_so_whatever_others_had_to_try_again() -> None:
+    class Slow(MemoryStore):
+        async def delete(self, stored: StoredObject) -> None:
+            await trio.sleep(10)
+            await super().delete(stored)
+
+    async def main() -> None:
+        store = Slow({"a": b"x", "b": b"y"})
+        guard = GuardedStore(store, writable=True)
+        stored = (await guard.head("a")).object
+        store.remove("a")
+        store.fault("head", key="b", error=Unavailable("reset by peer"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guard.head, "b")
+            with pytest.raises(NotFound):
+                await guard.delete(stored)
+        assert guard.counters.retries == 1
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))

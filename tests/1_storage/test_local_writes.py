@@ -200,3 +200,27 @@ async def test_many_writers_leave_nothing_behind(root: Path) -> None:
         for number in range(12):
             nursery.start_soon(partial(one, number))
     assert len(os.listdir(root)) == 12 * 10 * 3
+
+
+@trio_test
+async def test_folders_that_a_file_makes_are_on_the_disk_as_the_file_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losing power after the answer loses no name on the way to a file: each that was made is synced."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), root))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store = LocalStore(root)
+    await store.put("one/two/a", b"x", replaces=None)
+    assert [name for name in synced if not name.startswith(UPLOADS)] == [".", "one", "one/two"]
+    synced.clear()
+    await store.put("one/two/b", b"x", replaces=None)
+    assert [name for name in synced if not name.startswith(UPLOADS)] == ["one/two"]
+    synced.clear()
+    await store.put("one/three/", b"", replaces=None)
+    assert synced == ["one"]

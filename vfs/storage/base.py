@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Body = bytes | bytearray | memoryview
 
+#: Bytes of UTF-8 that a key of a bucket may have, the mounted prefix included (S3, R2).
+MAX_KEY = 1024
+
 #: User metadata of an empty object that makes it a symbolic link: its text, as `encoded` writes it.
 LINK_METADATA = "symlink-target"
 #: RFC 2047, which R2 decodes when it stores and encodes when it answers.
@@ -39,6 +42,12 @@ _ENCODED = re.compile(r"=\?utf-8\?b\?([A-Za-z0-9+/=]*)\?=", re.IGNORECASE)
 
 class Corrupt(BadBody):
     """The bytes of a whole object do not have the checksum that is known of it."""
+
+
+def prefix_of(url: str) -> str:
+    """What all keys of a bucket's store begin with there, by its `url`: "" or ending in a slash."""
+    prefix = url.partition("://")[2].partition("/")[2]
+    return f"{prefix}/" if prefix else ""
 
 
 def encoded(text: str) -> str:

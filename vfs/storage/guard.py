@@ -244,12 +244,18 @@ class GuardedStore:
     async def delete(self, stored: StoredObject) -> None:
         """Remove this version; gone by an attempt whose answer was lost is gone."""
         self._check_writable(stored.key)
-        before = self.counters.retries
-        try:
-            await self._tried("delete", stored.key, lambda: self._store.delete(stored))
-        except NotFound:
-            if self.counters.retries == before:
-                raise
+        attempts = 0
+
+        async def attempt() -> None:
+            nonlocal attempts
+            attempts += 1
+            try:
+                await self._store.delete(stored)
+            except NotFound:
+                if attempts == 1:
+                    raise
+
+        await self._tried("delete", stored.key, attempt)
 
     async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
         """Begin an upload in parts."""

@@ -318,6 +318,7 @@ class Writer:
                 raise
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, dir_fd=at)
+            os.fsync(at)  # also if another writer made it: the file that is to be in it counts on it
             found = os.open(folder, flags, dir_fd=at)
         if not self._inside(found):
             os.close(found)

@@ -32,15 +32,13 @@ from vfs.storage.answers import (
     translated,
 )
 from vfs.storage.arriving import Arriving, Intake
-from vfs.storage.base import Body, Corrupt, ObjectDetails, Page, Part
+from vfs.storage.base import MAX_KEY, Body, Corrupt, ObjectDetails, Page, Part
 from vfs.storage.calls import Calls
 from vfs.storage.connections import NO_ANSWER, TROUBLE, Transfer
-from vfs.storage.upload import run_all
+from vfs.tasks import gather
 
 T = TypeVar("T")
 
-#: Bytes of UTF-8 a key may have in S3 and R2.
-MAX_KEY = 1024
 #: Seconds a presigned URL may be valid: S3's and R2's limit.
 MAX_EXPIRES = 7 * 24 * 3600
 
@@ -234,7 +232,7 @@ class S3Store:
         parts: list[Part] = []
         try:
             windows = [(at, min(at + step, stored.size)) for at in range(0, stored.size, step)]
-            await run_all(partial(one, number, window) for number, window in enumerate(windows, 1))
+            await gather(partial(one, number, window) for number, window in enumerate(windows, 1))
             if (await self.head(stored.key)).object.version != stored.version:
                 raise Stale(f"{stored.key} was replaced")
             parts.sort(key=lambda part: part.number)

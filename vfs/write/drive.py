@@ -85,6 +85,8 @@ class Drive(Moves, Losses):
         if entry is None:
             self.rules.check(stored.key, existing=True)
             entry = self._of(stored, attributes)
+        elif entry.key:
+            self.check_writable(entry)
         at = self.pending.active(entry.key)
         if entry.key and at is not None and at is not entry:
             raise Stale(f"{entry.key} was replaced")

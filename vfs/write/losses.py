@@ -106,7 +106,8 @@ class Losses(Besides):
         folder, name = split(key)
         for count in range(1000):
             again = f" {count + 1}" if count else ""
-            candidate = names.marked(name, f"{word} {stamp()} {host()}{again}")
+            mark = f"{word} {stamp()} {host()}{again}"
+            candidate = names.marked(name, mark, min(names.NAME_MAX, self.rules.room(folder)))
             if self.pending.get(folder + candidate) is None:
                 return folder + candidate
         raise ReelfsError(f"no free name beside {key}")

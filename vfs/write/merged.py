@@ -22,10 +22,6 @@ class MergedMetadata(Metadata):
         super().__init__(*args, **settings)
         self.pending = pending
 
-    async def stored_folder(self, prefix: str) -> Folder:
-        """The listing of the store alone, empty where there is none."""
-        return await self._whole(prefix)
-
     async def folder(self, prefix: str) -> Folder:
         """The merged listing. Raises NotFound."""
         if self._walks is not None:

@@ -147,12 +147,14 @@ class Moves(Besides):
             raise NotFound(f"no such folder: {old}")
         there = self._since(old, began, there)
         known = {key: self.book.get(stored) for key, stored in there.items()}
-        # From here on nothing waits until all of it is done.
-        self._last += 1
-        batch, changed = self._last, []
         keys = dict.fromkeys(there)
         keys |= dict.fromkeys(e.key for e in self.pending.below(old) if e.settled is None)
         keys |= dict.fromkeys(key for key in self._opened if key.startswith(old))
+        for key in keys:
+            self.rules.check_key(new + key[len(old) :])
+        # From here on nothing waits until all of it is done.
+        self._last += 1
+        batch, changed = self._last, []
         folders = {old}
         for key in keys:
             entry, stored = self.pending.active(key), there.get(key)

@@ -8,15 +8,14 @@ from collections.abc import Callable, Collection, Iterable
 
 from vfs import names
 from vfs.errors import AlreadyThere, BadName, NameTooLong, ReadOnly, Refused
+from vfs.storage.base import MAX_KEY
 from vfs.storage.localwrite import UPLOADS
-
-#: Keys of R2 and S3 have so many bytes at most.
-MAX_KEY = 1024
 
 
 class Rules:
     """allow: prefixes that may be written to ("" = all). protect: prefixes, at any depth, whose existing
-    objects stay as they are. max_deletes: in a minute (0 = any number). remote: keys must be R2's.
+    objects stay as they are. max_deletes: in a minute (0 = any number). remote: keys must be R2's. prefix: of
+    what is mounted in its bucket, which is a part of each key there.
     """
 
     def __init__(
@@ -26,6 +25,7 @@ class Rules:
         protect: Collection[str] = (),
         max_deletes: int = 0,
         remote: bool = True,
+        prefix: str = "",
         clock: Callable[[], float],
     ) -> None:
         self._allow = tuple(allow)
@@ -33,6 +33,7 @@ class Rules:
         self._max_deletes = max_deletes
         self._deletes: deque[float] = deque()
         self._remote = remote
+        self._most = MAX_KEY - len(prefix.encode())
         self._clock = clock
         #: Names of the root that views keep for themselves: what was stored there could not be seen.
         self.reserved: frozenset[str] = frozenset()
@@ -65,16 +66,23 @@ class Rules:
         if not self._remote:
             return
         try:
-            length = len(f"{folder}{name}".encode())
+            self.check_key(f"{folder}{name}")
         except UnicodeEncodeError:
             raise BadName(f"{name!r} is not UTF-8: no key can carry it") from None
-        if length > MAX_KEY:
-            raise NameTooLong(f"{folder}{name} would be a key of {length} bytes; {MAX_KEY} are possible")
         if not name.isascii():
             same = unicodedata.normalize("NFC", name)
             for sibling in siblings:
                 if sibling != name and unicodedata.normalize("NFC", sibling) == same:
                     raise AlreadyThere(f"{name!r} is another spelling of {sibling!r}: one object to R2")
+
+    def check_key(self, key: str) -> None:
+        """Before something goes there. Raises NameTooLong: it could never be sent."""
+        if (room := self.room(key)) < 0:
+            raise NameTooLong(f"{key} would be a key of {MAX_KEY - room} bytes; {MAX_KEY} are possible")
+
+    def room(self, key: str) -> int:
+        """Bytes that could be added to a key, negative where it is too long."""
+        return self._most - len(key.encode("utf-8")) if self._remote else MAX_KEY
 
     def count_delete(self, key: str) -> None:
         """One more is to be deleted. Raises Refused when it is too many."""

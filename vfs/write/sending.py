@@ -442,7 +442,8 @@ class Sender:
         try:
             if self._trash and not entry.moved and not key.endswith("/") and not trash.holds(key):
                 self._point("trash")
-                self.drive.metadata.appeared(await trash.put(self._store, base))
+                if (kept := await trash.put(self._store, base, self.drive.rules.room)) is not None:
+                    self.drive.metadata.appeared(kept)
             self._point("delete")
             await self._store.delete(base)
         except NotFound:

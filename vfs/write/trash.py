@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import trio
 
@@ -23,16 +25,24 @@ def holds(key: str) -> bool:
     return key.startswith(f"{TRASH}/")
 
 
-async def put(store: Store, stored: StoredObject) -> str:
-    """Copy something there before it is deleted; the key of the copy. Raises Stale, NotFound."""
-    key = f"{TRASH}/{datetime.now(UTC).strftime(_STAMP)}/{stored.key}"
-    try:
-        await store.copy(stored, key, replaces=None)
-    except Stale:
-        # Copied already, by an attempt that was cut off; or the object is another one.
-        if (await store.head(stored.key)).object.version != stored.version:
-            raise
-    return key
+async def put(store: Store, stored: StoredObject, room: Callable[[str], int] = lambda key: 0) -> str | None:
+    """Copy something there before it is deleted; the key of the copy. Raises Stale, NotFound.
+
+    room: bytes that could be added to a key (`Rules.room`); None where there is none for that of the copy.
+    """
+    when = datetime.now(UTC)
+    while True:
+        key = f"{TRASH}/{when.strftime(_STAMP)}/{stored.key}"
+        if room(key) < 0:
+            log.warning("%s: its key has no room for that of the trash: it is removed for good", stored.key)
+            return None
+        try:
+            await store.copy(stored, key, replaces=None)
+            return key
+        except Stale:
+            if (await store.head(stored.key)).object.version != stored.version:
+                raise
+            when += timedelta(seconds=1)  # another file of that name was deleted within this second
 
 
 async def everything(store: Store) -> list[StoredObject]:
@@ -61,7 +71,8 @@ async def empty(store: Store, older: float) -> None:
     for stored in await everything(store):
         when = deleted_at(stored.key)
         if when is not None and time.time() - when > older:
-            await store.delete(stored)
+            with suppress(NotFound, Stale):  # another mount empties it, too
+                await store.delete(stored)
 
 
 async def undelete(store: Store, path: str) -> list[str]:
