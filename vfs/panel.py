@@ -68,7 +68,8 @@ class Panel:
             try:
                 listed: Mapping[str, Node | None] = await view.entries(place)
             except Exception as error:
-                failure = failure or self._failed(view, place, error)
+                met = self._failed(view, place, error)
+                failure = failure or met
                 continue
             for name, node in listed.items():
                 merged.setdefault(name, node)

@@ -97,7 +97,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("uptime_seconds", "gauge", "Seconds since the mount started"),
     Metric("offline", "gauge", "1 while the store cannot be reached"),
 )
-BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 #: Upper bounds in seconds: a cached answer is tens of microseconds, a cold read tens of milliseconds, the
 #: deadline 30 seconds.

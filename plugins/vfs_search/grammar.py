@@ -162,6 +162,8 @@ def _words(raw: str, term: str) -> str:
     text = unescape(raw.replace('"', " ")).replace("_", " ").replace("\0", " ").strip()
     if not any(character.isalnum() for character in text):
         raise Malformed(f"{term or raw!r}: there is no word in it")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise Malformed(f"{term}: words are written in UTF-8")
     return text
 
 

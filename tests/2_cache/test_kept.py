@@ -65,3 +65,27 @@ def test_nothing_is_kept_without_a_folder_or_room(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")
     assert not put(Kept(blocked / "folder", "s3://b"), OBJECT, "index", b"rows")
+
+
+def test_thousands_of_small_things_are_not_looked_through_for_each_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is read once, and again when it has grown to its limit."""
+    looks = 0
+    glob = Path.glob
+
+    def counted(self: Path, pattern: str) -> object:
+        nonlocal looks
+        looks += 1
+        return glob(self, pattern)
+
+    monkeypatch.setattr(Path, "glob", counted)
+    kept = Kept(tmp_path, "s3://b", limit=100_000)
+    for number in range(150):
+        assert put(kept, OBJECT, f"{number}", bytes(1000))
+    monkeypatch.undo()
+    assert 2 <= looks <= 12
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(sizes) <= 100_000
+    assert get(kept, OBJECT, "149") == bytes(1000)
+    assert get(kept, OBJECT, "0") is None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import vfs
 from vfs import Bytes, Directory, Inline, Layout, Node, Place, Spliced, StoredObject, Symlink
@@ -277,6 +279,22 @@ def test_a_companion_of_only_failing_views_is_an_error_not_an_empty_directory(
     run(body, Bomb())
 
 
+def test_each_view_that_fails_to_list_is_told_of(expected_logs: ExpectedLogs) -> None:
+    """The second one as the first: a view that fails is logged with its name, counted, noted for the path."""
+
+    class Second(Bomb):
+        name = "second"
+
+    async def body(runtime: Runtime, store: MemoryStore) -> None:
+        await runtime.tree.entries(await runtime.tree.resolve("games"))
+        assert {runtime.status.value("view_failures", name) for name in ("bomb", "second")} == {1}
+        assert ["bomb" in note or "second" in note for note in runtime.status.notes("games")] == [True, True]
+
+    expected_logs("bomb failed")
+    expected_logs("second failed")
+    run(body, Bomb(), Second())
+
+
 def test_out_of_range_is_not_found() -> None:
     async def body(runtime: Runtime, store: MemoryStore) -> None:
         with pytest.raises(vfs.NotFound, match="has 5 bytes"):
@@ -381,3 +399,29 @@ def test_listings_cost_one_request_a_folder_and_none_while_fresh(tmp_path: Path)
         assert len(store.log) == first
 
     run(body)
+
+
+def test_signing_a_url_does_not_hold_up_the_loop() -> None:
+    """Credentials that expired are renewed for it, over the network: everybody else is served meanwhile."""
+
+    class Signing(MemoryStore):
+        served = threading.Event()
+
+        def presign(self, key: str, *, expires: int = 3600, put: bool = False) -> str | None:
+            return f"https://store/{key}" if self.served.wait(5) else None
+
+    async def main() -> None:
+        store, urls = Signing(OBJECTS), []
+        async with open_runtime(Settings.load({"source": "memory://"}, environ={}), store=store) as runtime:
+            found = await runtime.tree.resolve("a.txt")
+
+            async def sign() -> None:
+                urls.append(await runtime.tree.xattr(found, "presigned_url"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sign)
+                await trio.testing.wait_all_tasks_blocked()
+                store.served.set()
+        assert urls == ["https://store/a.txt"]
+
+    trio.run(main)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from vfs_search.documents import Document, Library, read
 from vfs_search.grammar import parse_text
@@ -220,6 +220,8 @@ def test_ten_megabytes_are_a_name_too_long(user: Path, kind: str) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=40))
+@example("0%80")
+@example("title:a\udcff")
 def test_any_text_is_answered_or_refused(text: str) -> None:
     try:
         query, _ = parse_text(text)

@@ -39,7 +39,7 @@ class Fetches:
 
 @dataclass(slots=True)
 class Counters:
-    """Events since the start. requests, fetched: to the store, and their bytes; disk: likewise from disk.
+    """Events since the start. requests, fetched: to the store, and their bytes; disk_reads: from disk.
 
     hits: reads served by one segment without waiting; joins: flights shared with another reader.
     """
@@ -47,7 +47,6 @@ class Counters:
     requests: int = 0
     fetched: int = 0
     disk_reads: int = 0
-    disk_bytes: int = 0
     hits: int = 0
     joins: int = 0
 
@@ -206,7 +205,6 @@ class BlockCache:
             return await self.request(file.stored, start, end, arriving)
         if from_disk and (found := await self.disk.read(file.identity, start, end)) is not None:
             self.counters.disk_reads += 1
-            self.counters.disk_bytes += end - start
             return found
         body = await self.request(file.stored, start, end, arriving)
         if not (isinstance(file.stored, DerivedObject) and file.stored.bulky):

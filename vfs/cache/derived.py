@@ -98,10 +98,6 @@ class Derived:
         finally:
             flight.leave()
 
-    def forget(self, key: Hashable) -> None:
-        """Drop what is kept under `key`; a making under way goes on for those who wait."""
-        self._budget.drop((Derived, key))
-
     def _begin(
         self,
         key: Hashable,

@@ -24,6 +24,10 @@ MAX_KEPT = 1 << 30
 MAX_ONE = 256 << 20
 _MAGIC = b"reelfs kept 1\n"
 _SUM = 16
+#: When the limit is reached, this part of it is made free at once.
+_ROOM = 16
+#: Puts after which the folder is read again.
+_PUTS = 256
 
 
 class Kept:
@@ -33,6 +37,7 @@ class Kept:
         self._folder = folder
         self._source = source
         self._limit = limit
+        self._used = self._left = 0  # bytes, as far as is known here; puts before the folder is read again
 
     async def get(self, stored: StoredObject, name: str) -> bytes | None:
         """What was put under a version and a name, or None."""
@@ -55,37 +60,48 @@ class Kept:
 
     def _write(self, path: Path, data: bytes) -> bool:
         assert self._folder is not None
+        content = _MAGIC + xxhash.xxh3_128_digest(data) + data
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
                 try:
-                    file.write(_MAGIC + xxhash.xxh3_128_digest(data) + data)
+                    file.write(content)
                     file.flush()
                     os.replace(file.name, path)
                 except BaseException:
                     os.unlink(file.name)
                     raise
-            self._prune()
+            self._count(len(content))
         except OSError as error:
             log.info("an index is not kept: %s", error.strerror)
             return False
         return True
 
-    def _prune(self) -> None:
-        """Remove what was unused longest until the rest fits."""
+    def _count(self, more: int) -> None:
+        """So many bytes more: the folder is read when it may be full, not each time. (Now and then, too:
+        other processes write into it.)
+        """
+        self._used, self._left = self._used + more, self._left - 1
+        if self._left < 0 or self._used > self._limit:
+            self._used, self._left = self._pruned(), _PUTS
+
+    def _pruned(self) -> int:
+        """Remove what was unused longest until the rest is well within the limit; its bytes."""
         assert self._folder is not None
         found = []
         for path in self._folder.glob("??/*"):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))
-        over = sum(size for _, size, _ in found) - self._limit
+        used = sum(size for _, size, _ in found)
+        most = self._limit if used <= self._limit else self._limit - self._limit // _ROOM
         for _, size, path in sorted(found):
-            if over <= 0:
-                return
+            if used <= most:
+                break
             path.unlink(missing_ok=True)
-            over -= size
+            used -= size
+        return used
 
 
 def _read(path: Path) -> bytes | None:
