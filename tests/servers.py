@@ -179,17 +179,21 @@ class R2(Server):
         """Change how it behaves: see `tests.r2.operations.Service`, and `tests.r2.admission`."""
         self._ask("POST", "options", options)
 
-    def log(self) -> list[Entry]:
-        """Every request since the start, or since `forget`."""
-        return [Entry(**entry) for entry in self._ask("GET", "log")]
+    def log(self, bucket: str | None = None) -> list[Entry]:
+        """Every request since the start, or since `forget`.
+
+        bucket: of this one alone. A mount of another one may have something to send meanwhile.
+        """
+        entries = [Entry(**entry) for entry in self._ask("GET", "log")]
+        return [entry for entry in entries if bucket in (None, entry.bucket)]
 
     def forget(self) -> None:
         """Begin the log anew."""
         self._ask("DELETE", "log")
 
-    def count(self, operation: str) -> int:
-        """How often an operation was asked for."""
-        return sum(entry.operation == operation for entry in self.log())
+    def count(self, operation: str, bucket: str | None = None) -> int:
+        """How often an operation was asked for. bucket: as for `log`."""
+        return sum(entry.operation == operation for entry in self.log(bucket))
 
     def _ask(self, method: str, what: str, told: Mapping[str, object] | None = None) -> Any:
         body = json.dumps(told or {}).encode()
