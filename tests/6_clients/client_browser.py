@@ -40,8 +40,8 @@ FLAGS = (
     *("--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-#: Seconds that one step of a page may take.
-PATIENCE = 20
+#: Seconds that one step of a page may take: more than its own, after which it says what stands still.
+PATIENCE = 40
 
 
 # ---------------------------------------------------------------- the server

@@ -7,6 +7,10 @@ const video = document.querySelector("video");
 const troubles = [];
 /** When the picture on the screen begins, by its time stamp. */
 let mediaTime = null;
+/** Whether dash.js said that it is at the end, since the last seek or play. */
+let over = false;
+/** Milliseconds that one step may take. Less than client_browser.py waits, so that the state is told. */
+const PATIENCE = 30_000;
 
 const complain = (who, what) => troubles.push(`${who}: ${what}`);
 video.addEventListener("error", () => complain("video", `${video.error.code} ${video.error.message}`));
@@ -28,6 +32,9 @@ const players = {
     for (const kind of ["error", "playbackError"]) {
       player.on(kind, (told) => complain("dash.js", `${kind} ${told.error?.code} ${told.error?.message}`));
     }
+    // It looks every 200 ms, and where it finds the time at the end before Chromium has said `ended`, it pauses
+    // the element there and says so itself (dash.js 5.2, PlaybackController): then `ended` never comes.
+    player.on("playbackEnded", ({ isLast }) => (over ||= isLast));
     player.initialize(video, url, false, start);
   },
   async shaka(url, start) {
@@ -41,11 +48,15 @@ const players = {
 
 const happens = (target, name) => new Promise((done) => target.addEventListener(name, done, { once: true }));
 
-/** Waits for what comes first, a promise or an error of the element or of a player. */
+/** Waits for what comes first: a promise, an error of the element or of a player, or the end of patience. */
 function orTrouble(promise) {
   const before = troubles.length;
   return new Promise((done) => {
-    const look = setInterval(() => troubles.length > before && end(), 50);
+    const late = performance.now() + PATIENCE;
+    const look = setInterval(() => {
+      if (performance.now() > late) complain("page", `nothing comes any more: ${JSON.stringify(state())}`);
+      if (troubles.length > before) end();
+    }, 50);
     const end = () => {
       clearInterval(look);
       done();
@@ -64,14 +75,17 @@ async function open(kind, url, start) {
 }
 
 function state() {
-  const { currentTime, duration, ended, readyState, videoWidth, videoHeight } = video;
+  const { currentTime, duration, paused, seeking, readyState, networkState, videoWidth, videoHeight } = video;
   const quality = video.getVideoPlaybackQuality();
   return {
     currentTime,
     duration,
     mediaTime,
-    ended,
+    paused,
+    seeking,
+    ended: video.ended || (over && paused),
     readyState,
+    networkState,
     videoWidth,
     videoHeight,
     frames: quality.totalVideoFrames,
@@ -96,6 +110,7 @@ function painted(time) {
 /** Seeks, paused, by a second or more; gives the state and what is shown then. */
 async function seek(time) {
   video.pause();
+  over = false;
   const there = Promise.all([happens(video, "seeked"), painted(time)]);
   video.currentTime = time;
   await orTrouble(there);
@@ -122,12 +137,13 @@ async function play(seconds) {
     new MediaElementAudioSourceNode(context, { mediaElement: video }).connect(tap).connect(context.destination);
     await context.resume();
   }
+  over = false;
   await orTrouble(video.play());
   const until = video.currentTime + seconds;
   await orTrouble(
     new Promise((done) => {
       const look = setInterval(() => {
-        if (video.currentTime >= until || video.ended) {
+        if (video.currentTime >= until || state().ended) {
           clearInterval(look);
           done();
         }
