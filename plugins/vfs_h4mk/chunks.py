@@ -134,8 +134,8 @@ class Chain:
         return 64 + 30 * len(self._headers)
 
     def __len__(self) -> int:
-        """Chunks found so far."""
-        return len(self._headers)
+        """Chunks found so far. (A thread that adds one does so last with its word.)"""
+        return len(self._words)
 
     def __getitem__(self, number: int) -> Chunk:
         """A chunk by its place in the file. Raises IndexError."""

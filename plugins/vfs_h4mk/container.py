@@ -192,7 +192,11 @@ class Container:
             raise TooBig(f"block {index} is stored in {chunk.size} bytes, {self._limit_text()}")
         texts = await self.texts()
         payload = await self.read_chunk(chunk, check=self.options.verify_integrity)
-        return await _in_thread_if_large(partial(self._decode, payload, index, texts), 16 * len(payload))
+        return await self._worked(partial(self._decode, payload, index, texts), 16 * len(payload))
+
+    async def _worked(self, work: Callable[[], T], size: int) -> T:
+        """Something with a block: in a thread where that is large, or its key may be far."""
+        return await in_thread(work) if self.ratchet is not None else await _in_thread_if_large(work, size)
 
     async def ahead(self, first: int, last: int) -> None:
         """Have the store's bytes of blocks that will be decoded one by one, in few requests."""
@@ -268,9 +272,7 @@ class Container:
             return np.frombuffer(kept, np.int64)
         found = np.full(count, -1, np.int64)
         async for index, framed in self.blocks_in_windows():
-            found[index] = await _in_thread_if_large(
-                partial(self._size_or_none, framed, index, texts), len(framed)
-            )
+            found[index] = await self._worked(partial(self._size_or_none, framed, index, texts), len(framed))
         if stored > SMALL:
             await self.place.keep(name, found.tobytes())
         return found
@@ -282,7 +284,7 @@ class Container:
             framed = await self.place.read(chunk.header, chunk.end - chunk.header)
         except Damaged:
             return None
-        size = self._size_or_none(framed, index, await self.texts())
+        size = await self._worked(partial(self._size_or_none, framed, index, await self.texts()), len(framed))
         return None if size < 0 else size
 
     def _size_or_none(self, framed: bytes, index: int, texts: Texts) -> int:

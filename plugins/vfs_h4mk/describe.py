@@ -23,8 +23,8 @@ _TRACK_KEYS = frozenset(("tracks", "trak_b64", "seekm_b64"))
 
 
 def as_json(value: Any) -> bytes:
-    """Indented, as it is served."""
-    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    """Indented, as it is served. What no UTF-8 can carry is escaped as JSON does."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 async def manifest(container: Container) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import hmac
 import os
 import stat
 import struct
+import threading
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,27 +110,37 @@ def unmask(data: bytes, master_key: bytes, index: int) -> bytes:
 
 @dataclass(eq=False)
 class Ratchet:
-    """The chain of keys of one encrypted container: block k needs k + 1 steps, no other block's bytes."""
+    """The chain of keys of one encrypted container: block k needs k + 1 steps, no other block's bytes.
+
+    Of a late block that is seconds of work: to be asked in threads, of which it serves several.
+    """
 
     secret: bytes = field(repr=False)
-    _kept: dict[int, bytes] = field(default_factory=dict, repr=False)
+    _kept: list[bytes] = field(default_factory=list, repr=False)  # chain keys of blocks 0, _KEPT_EVERY, ...
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def message_key(self, index: int) -> bytes:
         """The key of one block."""
         return hkdf(self._chain_key(index), SUITE + b"|ratchet|mk|" + struct.pack(">Q", index))
 
     def _chain_key(self, index: int) -> bytes:
-        if not self._kept:
-            root = hkdf(self.secret, PRODUCT + b"|LivingCipher|v3|root")
-            self._kept[0] = hkdf(root, PRODUCT + b"|LivingCipher|v3|ck_send")
-        at = max(known for known in self._kept if known <= index)
-        key = self._kept[at]
-        while at < index:
-            key = hkdf(key, SUITE + b"|ratchet|ck|" + struct.pack(">Q", at))
-            at += 1
-            if at % _KEPT_EVERY == 0:
-                self._kept[at] = key
-        return key
+        number = index // _KEPT_EVERY
+        with self._turn:
+            if not self._kept:
+                root = hkdf(self.secret, PRODUCT + b"|LivingCipher|v3|root")
+                self._kept.append(hkdf(root, PRODUCT + b"|LivingCipher|v3|ck_send"))
+            while len(self._kept) <= number:
+                last = (len(self._kept) - 1) * _KEPT_EVERY
+                self._kept.append(_stepped(self._kept[-1], last, last + _KEPT_EVERY))
+            key = self._kept[number]
+        return _stepped(key, number * _KEPT_EVERY, index)
+
+
+def _stepped(key: bytes, at: int, index: int) -> bytes:
+    """The chain key of block `index`, from that of block `at` before it."""
+    for number in range(at, index):
+        key = hkdf(key, SUITE + b"|ratchet|ck|" + struct.pack(">Q", number))
+    return key
 
 
 def is_encrypted(payload: bytes) -> bool:
@@ -166,4 +177,4 @@ def _context(meta: Mapping[str, Any], index: int) -> bytes:
         meta.get("pts_us") or 0,
         index,
     )
-    return "|".join(map(str, parts)).encode()
+    return "|".join(map(str, parts)).encode("utf-8", "surrogatepass")

@@ -384,7 +384,7 @@ class _Names:
         return Directory(entries=entries, lookup=lookup, mtime_ns=self._place.mtime_ns)
 
     def _track(self, track: TrackTable) -> Directory:
-        what = f"tracks/{escape(track.track_id)}"
+        what = f"tracks/{_track_name(track.track_id)}"
         parts: Nodes = {
             "manifest.json": self._json(what, partial(_ready, describe.track_manifest(track))),
             "blocks": self._blocks_folder(track.blocks),
@@ -403,7 +403,8 @@ def _chunk_name(chunk: Chunk) -> str:
 
 
 def _track_name(track_id: str) -> str:
-    return escape(track_id) or "%"
+    """JSON can say what no text can: half a character, which is shown as `?`."""
+    return escape(track_id.encode("utf-8", "replace").decode()) or "%"
 
 
 def _microseconds(text: str) -> int | None:

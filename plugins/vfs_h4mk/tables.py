@@ -106,7 +106,7 @@ def tracks_of_meta(meta: Mapping[str, Any], count: int) -> tuple[dict[str, Track
             index, pts = int(row["core_index"]), int(row["pts_us"])
             if 0 <= index < count:
                 rows.setdefault(str(row["track_id"]), []).append((index, pts, str(row.get("kind", ""))))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         problems.append("META.trak_b64 cannot be read")
     try:
         seeks = parse_seekm(base64.b64decode(meta.get("seekm_b64", "") or b"AAAAAA==", validate=True))

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -266,3 +267,21 @@ def test_the_writers_chunks_are_those_of_the_format() -> None:
     body = packed([b"\1" * 300])
     assert body[:8] == b"H4MK\0\1\0\0"
     assert body[8:20] == b"CORE" + struct.pack(">II", 4, zlib.crc32(b"\1\xff\1\x2d"))
+
+
+def test_keys_of_blocks_are_asked_for_by_several_threads() -> None:
+    """In any order, from any thread, the same as one after the other."""
+    secret, wanted = b"obviously a fake", [5000, 3, 2560, 255, 256, 4999, 0, 1, 3000, 512]
+    one = keys.Ratchet(secret)
+    expected = [one.message_key(index) for index in sorted(wanted)]
+    shared = keys.Ratchet(secret)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            made = dict(zip(wanted, threads.map(shared.message_key, wanted), strict=True))
+            assert [made[index] for index in sorted(wanted)] == expected
+
+
+def test_what_a_container_says_of_its_engine_may_be_any_text() -> None:
+    payload = encrypted(b"plain", keys.Ratchet(b"obviously a fake"), 0)
+    with pytest.raises(Damaged, match="does not decrypt"):
+        keys.decrypt(payload, keys.Ratchet(b"obviously a fake"), 0, {"compression": {"engine_id": "\ud800"}})

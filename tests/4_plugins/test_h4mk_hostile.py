@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 import resource
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +18,14 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from vfs_h4mk import chunks, container, describe, verify
+from vfs_h4mk.keys import CIPHER_MAGIC, KeyFile, Keys, Ratchet
 from vfs_h4mk.options import Options
 from vfs_h4mk.pack import Writer, export_meta, export_seeks
 from vfs_h4mk.payload import open_payload
+from vfs_h4mk.plugin import _Names
 
-from vfs import ReelfsError
+import vfs
+from vfs import Damaged, ReelfsError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mp4_places import MemoryPlace
@@ -182,5 +187,60 @@ def test_many_tiny_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(chain.cores) == 1000
         assert "more than 1000 chunks" in chain.problems[0]
         assert await opened.decoded(999) == b""
+
+    trio.run(main)
+
+
+def test_steps_to_the_key_of_a_block_are_taken_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of block 100,000 is some seconds of work: nobody else waits for it."""
+    threads: list[int] = []
+    steps = Ratchet.message_key
+
+    def noted(self: Ratchet, index: int) -> bytes:
+        threads.append(threading.get_ident())
+        return steps(self, index)
+
+    out = io.BytesIO()
+    writer = Writer(out)
+    for _ in range(5):
+        writer._chunk(chunks.CORE, CIPHER_MAGIC + bytes(200))
+    writer.finish([], {"encrypted": True, "block_size": 5}, {})
+    options = Options(keys=KeyFile({"*": Keys(shared_secret=b"obviously a fake")}))
+
+    async def main() -> None:
+        opened = await container.open_container(MemoryPlace(out.getvalue(), "games/x.h4mk"), options)
+        monkeypatch.setattr(Ratchet, "message_key", noted)
+        with pytest.raises(Damaged, match="does not decrypt"):
+            await opened.decoded(4)
+        assert (await opened.sizes()).tolist() == [5, 5, 5, 5, -1]
+
+    trio.run(main)
+    assert len(threads) >= 3
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"core_index": 1e400, "pts_us": 0, "track_id": "a"}',
+        b'{"core_index": 0, "pts_us": -1e400, "track_id": "a"}',
+        b'{"core_index": 0, "pts_us": NaN, "track_id": "a"}',
+        b'{"core_index": 0, "pts_us": 0, "track_id": "\\ud800"}',
+        b'{"core_index": 0, "pts_us": 0, "track_id": "\\udcff/\\u0000"}',
+    ],
+)
+def test_rows_of_tracks_that_no_track_has(row: bytes) -> None:
+    async def main() -> None:
+        opened = await container.open_container(
+            MemoryPlace(packed([b"small"] * 5), "games/x.h4mk"), Options()
+        )
+        told = base64.b64encode(b'{"trak": [' + row + b"]}").decode()
+        opened.texts_known = container.Texts({"tracks": ["cam\ud800"], "trak_b64": told})
+        tracks = await _Names(opened).node("tracks")
+        assert isinstance(tracks, vfs.Directory)
+        for name in await tracks.entries():
+            name.encode()
+            assert await tracks.lookup(name) is not None
+        describe.as_json(await describe.manifest(opened))
 
     trio.run(main)
