@@ -20,6 +20,8 @@ from vfs import Damaged
 from vfs_mp4.model import Edit, Movie, Ticks, Track
 
 _HEARD = frozenset(("vide", "soun"))
+# Ticks that no edit list reaches: 800 years of the finest clock. Sums of two stay within 64 bits.
+_BEYOND = 1 << 61
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ _KEPT: WeakKeyDictionary[Track, Shown] = WeakKeyDictionary()
 def shown(movie: Movie, track: Track) -> Shown:
     """What a player shows of a track, and when; worked out once a track.
 
-    Raises Damaged for an edit list that repeats the media beyond reason.
+    Raises Damaged for an edit list that repeats the media, or lasts, beyond reason.
     """
     return place_samples(track, movie.timescale, shift_only=movie.init is not None)
 
@@ -120,6 +122,8 @@ def _spans(track: Track, timescale: int, shift_only: bool) -> Iterator[_Span]:
         edits = (*edits, Edit(0, 0))
     for edit in edits:
         length = rescale(edit.duration, track.timescale, timescale)
+        if max(at + length, edit.media_time) >= _BEYOND:
+            raise Damaged(f"track {track.track_id}: the edit list has times beyond reason")
         if edit.media_time < 0:
             at += length
             continue

@@ -308,6 +308,22 @@ def placed(track: Track, *, shift_only: bool = False) -> timeline.Shown:
     return timeline.place_samples(track, 1000, shift_only=shift_only)
 
 
+@pytest.mark.parametrize("when", [1 << 32, 1 << 61, (1 << 63) - 1, (1 << 64) - 1])
+def test_edit_lists_with_times_beyond_reason_are_refused_or_shown(when: int) -> None:
+    """Whatever 64 bits can say, in the coarsest and the finest clock."""
+    media = min(when, (1 << 63) - 1)
+    for edits in ((Edit(when, 0),), (Edit(when, -1), Edit(0, 0)), (Edit(when, media),), (Edit(0, media),)):
+        for timescale in (1, 1 << 31):
+            for shift_only in (False, True):
+                track = track_of([0, 10, 20], edits)
+                try:
+                    shown = timeline.place_samples(track, timescale, shift_only=shift_only)
+                except Damaged:
+                    continue
+                assert shown.time.dtype == shown.end.dtype == np.int64
+                assert (shown.end > shown.time).all()
+
+
 def test_display_order_and_ends() -> None:
     shown = placed(track_of([0, 30, 10, 20]))
     assert shown.order.tolist() == [0, 2, 3, 1]
