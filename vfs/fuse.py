@@ -26,6 +26,7 @@ from vfs.found import Found
 from vfs.fuse_guard import Refusals, answered, asker, killable, opener
 from vfs.fuse_loop import Callers
 from vfs.inodes import Inode, Inodes, Snapshot
+from vfs.names import NAME_MAX  # FUSE itself would let 1,024 bytes through
 from vfs.nodes import Bytes, Directory, Spliced, Symlink
 from vfs.readers import ProbeHandle, Readers
 from vfs.spans import Layout
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The longest name Linux programs can handle (NAME_MAX); FUSE itself would let 1,024 bytes through.
-NAME_MAX = 255
 XATTR_PREFIX = "user.reelfs."
 #: Attributes of one version never change. Not for ever, so that a mistake would not be either.
 ATTRIBUTES_SECONDS = 3600.0

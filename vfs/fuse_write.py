@@ -20,10 +20,10 @@ from vfs.errors import (
     NotFound,
     Stale,
 )
-from vfs.fuse import NAME_MAX
 from vfs.fuse_entries import Entries, WrittenFile, disarm, stored_in
 from vfs.fuse_guard import answered, asker, inner, killable, opener
 from vfs.inodes import Inode
+from vfs.names import NAME_MAX
 from vfs.nodes import Directory
 from vfs.write.attributes import Attributes
 from vfs.write.pending import Entry, Kind

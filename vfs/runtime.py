@@ -96,11 +96,9 @@ class Runtime:
     def apply(self, settings: Settings) -> None:
         """Have the settings of `LIVE` in effect."""
         self.status.settings = settings
-        self.metadata.attr_ttl = settings.attr_ttl
-        self.metadata.dir_ttl = (
-            settings.dir_ttl if self.store.remote else min(settings.dir_ttl, settings.attr_ttl)
+        self.metadata.keep_for(
+            dir_ttl=settings.dir_ttl, attr_ttl=settings.attr_ttl, negative_ttl=settings.negative_ttl
         )
-        self.metadata.negative_ttl = settings.negative_ttl if self.store.remote else 0.0
         self.store.usage.limits = settings.limits.by_name()
         self.readers.patterns = settings.crawlers.programs
         logging.getLogger().setLevel(settings.log_level.upper())

@@ -25,13 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("vfs.telemetry")
 
 #: R2, USD per million operations, standard storage class (Cloudflare's R2 pricing page); each GET and HEAD
-#: is Class B, each LIST, PUT and COPY Class A; DELETE and egress are free.
+#: is Class B; DELETE, what ends an upload in vain, and egress are free; all else is Class A.
 CLASS_A_USD_PER_MILLION = 4.50
 CLASS_B_USD_PER_MILLION = 0.36
-CLASSES: Mapping[str, str] = {
-    "get": "B", "head": "B", "list": "A", "put": "A", "copy": "A", "delete": "free",
-    "abort_upload": "free",
-}  # fmt: skip
+CLASSES: Mapping[str, str] = {"get": "B", "head": "B", "delete": "free", "abort_upload": "free"}
 
 #: Reports kept: so many paths, each with its newest messages. An operator reads a few; a hostile bucket
 #: must not fill memory.
@@ -229,7 +226,7 @@ class Status:
         """Take the store's figures from its own counters."""
 
         def requests() -> Mapping[Labels, float]:
-            return {(op, CLASSES.get(op, "A")): number for op, number in counters.requests.items()}
+            return {(op, class_of(op)): number for op, number in counters.requests.items()}
 
         self.watch("store_requests", requests)
         self.watch("store_errors", lambda: dict(counters.errors))
@@ -431,6 +428,11 @@ class Status:
             for labels, number in sorted(values.items()):
                 simple.add_metric(labels, number)
             yield simple
+
+
+def class_of(operation: str) -> str:
+    """The price class of what a guarded store does: `A`, `B` or `free`."""
+    return CLASSES.get(operation, "A")
 
 
 def cost_usd(by_class: Mapping[str, float]) -> float:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from vfs.errors import OverBudget
+from vfs.telemetry import class_of
 
 log = logging.getLogger("vfs.usage")
 
 #: Requests between two times the file is written.
 SAVED_EVERY = 200
-#: Price class of what a guarded store does (R2's price list); what is not named is Class A.
-PRICE_CLASSES: Mapping[str, str] = {"get": "b", "head": "b", "delete": "free", "abort_upload": "free"}
 
 
 class Usage:
@@ -61,9 +60,9 @@ class Usage:
     def request(self, operation: str) -> None:
         """One more request is about to be sent. Raises OverBudget: then it must not be."""
         self._turn()
-        name = f"class_{PRICE_CLASSES.get(operation, 'a')}"
-        if name == "class_free":
+        if (price_class := class_of(operation)) == "free":
             return
+        name = f"class_{price_class.lower()}"
         self._check(name)
         if operation == "get":
             self._check("egress")

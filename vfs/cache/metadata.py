@@ -71,9 +71,7 @@ class Metadata:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.store = store
-        self.dir_ttl = dir_ttl if store.remote else min(dir_ttl, attr_ttl)
-        self.attr_ttl = attr_ttl
-        self.negative_ttl = negative_ttl if store.remote else 0.0
+        self.keep_for(dir_ttl=dir_ttl, attr_ttl=attr_ttl, negative_ttl=negative_ttl)
         self._immutable = tuple(immutable)
         self._clock = clock
         self._known: OrderedDict[str, Known] = OrderedDict()
@@ -84,6 +82,12 @@ class Metadata:
         self._silence = Silence(store, clock)
         #: Told of what others changed, as it is found by looking again: the key, and what is there now.
         self.noticed: Callable[[str, Stored | None], object] = lambda key, now: None
+
+    def keep_for(self, *, dir_ttl: float, attr_ttl: float, negative_ttl: float) -> None:
+        """From now on what is known counts as fresh for so many seconds."""
+        self.dir_ttl = dir_ttl if self.store.remote else min(dir_ttl, attr_ttl)
+        self.attr_ttl = attr_ttl
+        self.negative_ttl = negative_ttl if self.store.remote else 0.0
 
     async def folder(self, prefix: str) -> Folder:
         """The whole listing of a prefix ("" or ending in "/").
