@@ -116,7 +116,7 @@ def at_time(gap: Gap, want: int, looks: int) -> Aim:
     )
     closed = gap.stop in gap.starts or gap.rate > 0
     if not closed and (size <= SMALL or looks > _SHORT):
-        offset, spread = gap.room - size * 1.3, 0.0
+        offset, spread = max(gap.room - size * 1.3, 0.0), 0.0
     near = offset < _HOPS * size if closed or offset < gap.room - size else gap.room < 2 * size
     own = known.after - gap.before
     if size <= SMALL or (near and own <= SMALL):

@@ -58,6 +58,13 @@ def test_a_look_is_inside_of_the_gap(
         assert found.hop or known[before].after <= found.low < found.high <= stop
 
 
+def test_a_rest_of_less_than_a_fragment_is_looked_at() -> None:
+    whole = line([886, 100, 100], [1, 1, 1])
+    known = {at: whole[at] for at in (1000, 1886)}
+    found = aim.at_time(Gap(known, [1000, 1886], 1886, 2086, 0.0), 0, 1)
+    assert 1986 <= found.low < found.high <= 2086
+
+
 @pytest.mark.parametrize("size", [20_000, 2_000_000])
 def test_of_even_fragments_the_wanted_one_is_met_at_once(size: int) -> None:
     """Of large ones the look begins a little before it, of small ones it has it and the next one."""
