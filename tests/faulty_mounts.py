@@ -20,10 +20,13 @@ from typing import Any
 from tests.faults.proxy import Proxy
 from tests.servers import Server, environ_for
 
-#: Seconds an operation may take in these tests; with a fraction of it for the daemon's own limit and a busy
-#: machine, `LATE` is when it is too late.
+#: Seconds that a busy machine may add to what is to be done at once, or at a deadline. Where something would
+#: wait in vain, it waits for much longer.
+SLACK = 5.0
+#: Seconds an operation may take in these tests; with a fraction of it for the daemon's own limit, `LATE` is
+#: when it is too late.
 DEADLINE = 1.0
-LATE = DEADLINE * 1.25 + 1.5
+LATE = DEADLINE * 1.25 + SLACK
 #: What a read may fail with when the store is at fault.
 HONEST = {errno.EIO, errno.ETIMEDOUT, errno.ESTALE}
 
@@ -96,7 +99,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.monotonic() - started
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for a condition. Raises AssertionError when it does not come true."""
     until = time.monotonic() + seconds
     while not condition():

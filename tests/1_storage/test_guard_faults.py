@@ -8,12 +8,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 
 from tests.faults.proxy import Proxy, Rule
+from tests.faulty_mounts import SLACK
 from tests.servers import Server, environ_for, rclone_server
 from vfs.errors import BadBody, DeadlineExceeded, Denied, NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
@@ -70,12 +71,18 @@ class Case:
         return bytes(await self.guard.read(self.stored, offset, length))
 
 
+async def known(store: GuardedStore, key: str) -> StoredObject:
+    """What a busy machine answers too late for a short deadline is asked for again."""
+    while True:
+        with suppress(DeadlineExceeded):
+            return (await store.head(key)).object
+
+
 @asynccontextmanager
 async def opened(proxy: Behind, *, deadline: float = 10.0) -> AsyncIterator[Case]:
     inner = S3Store(proxy.access)
     case = Case(proxy, inner, GuardedStore(inner, deadline=deadline))
-    case.stored = (await case.guard.head(KEY)).object
-    case.small = (await case.guard.head("small")).object
+    case.stored, case.small = await known(case.guard, KEY), await known(case.guard, "small")
     case.guard.counters.requests.clear()  # count from here
     proxy.reset()
     yield case
@@ -148,7 +155,7 @@ def test_a_lasting_fault_is_an_error_at_the_deadline(proxy: Behind, name: str) -
         began = time.monotonic()
         with pytest.raises(BadBody if counted == "BadBody" else DeadlineExceeded):
             await case.read()
-        assert time.monotonic() - began < 0.5 + 1.0
+        assert time.monotonic() - began < 0.5 + SLACK
         assert case.guard.counters.bytes_read == 0
         assert case.guard.offline is (counted != "BadBody")
         assert case.guard.counters.requests["get"] >= 2
@@ -276,7 +283,7 @@ def test_a_server_that_hangs_for_good_is_an_error_at_the_deadline(proxy: Behind,
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await asks(case)[kind]()
-        assert 0.9 < time.monotonic() - began < 2.0
+        assert 0.9 < time.monotonic() - began < 1.0 + SLACK
         assert case.guard.offline
         assert case.guard.counters.requests[kind] >= 2
 
@@ -302,7 +309,7 @@ def test_cancelling_returns_at_once_while_the_server_hangs(proxy: Behind, kind: 
             await until(lambda: proxy.counts().faults.get("hang", 0) == 1)
             began = time.monotonic()
             nursery.cancel_scope.cancel()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < SLACK
 
     run(proxy, scenario, deadline=20.0)
 
@@ -323,7 +330,7 @@ def test_abandoned_requests_do_not_block_the_next(proxy: Behind, kind: str) -> N
             proxy.rules.clear()
             began = time.monotonic()
             await asks(case)[kind]()
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < SLACK
 
     run(proxy, scenario, deadline=30.0)
 
@@ -346,7 +353,7 @@ def test_retry_after_is_respected(proxy: Behind) -> None:
             proxy.fault(Rule("status", kind=kind, status=429, retry_after=soon, headers=dated, times=1))
             began = time.monotonic()
             await asks(case)[kind]()
-            assert 1.0 <= time.monotonic() - began < 3.0
+            assert 1.0 <= time.monotonic() - began < 1.0 + SLACK
             assert proxy.counts().requests[kind] == 2
 
     run(proxy, scenario)
@@ -361,7 +368,7 @@ def test_a_longer_wait_than_the_deadline_is_told_at_once(proxy: Behind) -> None:
             began = time.monotonic()
             with pytest.raises(DeadlineExceeded):
                 await case.read()
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < SLACK
             assert proxy.counts().requests == {"get": 1}
 
     run(proxy, scenario)

@@ -93,7 +93,7 @@ def test_deadline_kills_the_process(expected_logs: ExpectedLogs) -> None:
 
     pid, took = run(body)
     assert wait_for_end(pid)
-    assert took < 5
+    assert took < 30
 
 
 def test_cancelling_kills_the_process() -> None:

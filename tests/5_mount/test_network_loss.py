@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.rules import Rule
-from tests.faulty_mounts import Bench, MountIt, bench, eventually, read, read_uncached, started, timed
+from tests.faulty_mounts import SLACK, Bench, MountIt, bench, eventually, read, read_uncached, started, timed
 from tests.servers import moto_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -62,17 +62,17 @@ def test_an_outage(away: Bench, seconds: int, how: str) -> None:
             while time.monotonic() < ends:
                 data, took = timed(lambda: read_uncached(away / "cached.bin"))
                 assert data == BODY
-                assert took < 5
+                assert took < SLACK
                 assert read_uncached(away / "game@0.5s-1.2s.mp4") == clip
                 # Its listing is long too old by then.
                 names, took = timed(lambda: os.listdir(away / "folder"))
                 assert names == ["a.bin"]
-                assert took < 5
+                assert took < SLACK
                 time.sleep(min(5.0, max(0.0, ends - time.monotonic())))
             if waiting.poll() is None:
                 waiting.send_signal(signal.SIGINT)
-                _, took = timed(lambda: waiting.wait(5))
-                assert took < 1
+                _, took = timed(lambda: waiting.wait(20))
+                assert took < SLACK
     finally:
         away.proxy.up()
         away.proxy.clear()

@@ -19,7 +19,18 @@ import pytest
 from tests.certificates import self_signed
 from tests.faults.proxy import Proxy
 from tests.faults.rules import Rule
-from tests.faulty_mounts import HONEST, Bench, MountIt, bench, eventually, read, read_uncached, started, timed
+from tests.faulty_mounts import (
+    HONEST,
+    SLACK,
+    Bench,
+    MountIt,
+    bench,
+    eventually,
+    read,
+    read_uncached,
+    started,
+    timed,
+)
 from tests.servers import environ_for, free_port, moto_server, rclone_server
 
 pytestmark = pytest.mark.fuse
@@ -69,10 +80,10 @@ def test_a_name_service_that_is_gone(mounted: MountIt, tmp_path: Path, how: str)
         eventually(lambda: bool(made.status()["offline"]), 10)
         data, took = timed(lambda: read_uncached(made / "cached.bin"))
         assert data == BODY
-        assert took < 5
+        assert took < SLACK
         with started(["cat", made / "unread.bin"]) as waiting:
             waiting.send_signal(signal.SIGINT)
-            assert timed(lambda: waiting.wait(5))[1] < 1
+            assert timed(lambda: waiting.wait(20))[1] < SLACK
         state.write_text("")
         eventually(lambda: read(made / "unread.bin") == BODY, 20)
         eventually(lambda: not made.status()["offline"], 10)
@@ -188,7 +199,7 @@ def test_a_name_that_waits_holds_up_no_other_name_of_its_folder(mounted: MountIt
             for name in ("quick.bin", "other.bin"):
                 data, took = timed(partial(read, made / name))
                 assert data == b"new"
-                assert took < 5
+                assert took < SLACK
             assert waiting.poll() is None
             waiting.send_signal(signal.SIGINT)
-            assert timed(lambda: waiting.wait(5))[1] < 1
+            assert timed(lambda: waiting.wait(20))[1] < SLACK

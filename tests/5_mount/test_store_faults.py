@@ -25,8 +25,10 @@ from sample_media import encode  # type: ignore[import-not-found]  # noqa: E402
 
 from tests.faults.proxy import Rule  # noqa: E402
 from tests.faulty_mounts import (  # noqa: E402
+    DEADLINE,
     HONEST,
     LATE,
+    SLACK,
     Bench,
     bench,
     eventually,
@@ -62,6 +64,8 @@ PASSING = {
     "hang in the body": Rule("hang", at=70_000),
     "late": Rule("delay", seconds=0.3),
 }
+#: Seconds that an operation may take where the bytes have to come, on a busy machine as well.
+PATIENCE = 4 * DEADLINE
 CLIPS = ("@0.5s-1.2s.mp4", "@0.7s.mp4", "@0.7s.jpg", "@0.5s-1.2s.key.mp4", "@0.3s-1s.frag.mp4")
 
 
@@ -78,10 +82,18 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def faulty(mounting: MountIt, server: Server, game: bytes) -> Iterator[Bench]:
-    """One mount for all faults that pass; each test reads objects nobody has read."""
-    objects = {"game.mp4": game, "body.bin": BODY}
-    with bench(mounting, server, "passing", objects, attr_ttl="0", dir_ttl="0") as made:
+def faulty(mounting: MountIt, server: Server) -> Iterator[Bench]:
+    """One mount for many faults; each test reads objects nobody has read."""
+    with bench(mounting, server, "faulty", {}, attr_ttl="0", dir_ttl="0") as made:
+        made.mount.expect_log(TROUBLE)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def patient(mounting: MountIt, server: Server, game: bytes) -> Iterator[Bench]:
+    """The same for faults that pass: on a busy machine, too, there is time for the next attempt."""
+    settings = {"attr_ttl": "0", "dir_ttl": "0", "deadline": PATIENCE}
+    with bench(mounting, server, "patient", {"game.mp4": game}, **settings) as made:
         made.mount.expect_log(TROUBLE)
         yield made
 
@@ -113,8 +125,8 @@ def fresh(faulty: Bench, body: bytes, suffix: str) -> str:
 @pytest.fixture(autouse=True)
 def _no_faults_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    if "faulty" in request.fixturenames:
-        request.getfixturevalue("faulty").proxy.clear()
+    for name in {"faulty", "patient"} & {*request.fixturenames}:
+        request.getfixturevalue(name).proxy.clear()
 
 
 def rule_with(rule: Rule, **changes: Any) -> Rule:
@@ -122,16 +134,14 @@ def rule_with(rule: Rule, **changes: Any) -> Rule:
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_passes_is_not_noticed(faulty: Bench, fault: str) -> None:
-    """The first answer is spoilt, the next is not: the bytes are right, within the deadline."""
-    name = fresh(faulty, BODY, ".bin")
-    faulty.proxy.reset()
-    faulty.proxy.fault(rule_with(PASSING[fault], kind="get", key=name, times=1))
+def test_a_fault_that_passes_is_not_noticed(patient: Bench, fault: str) -> None:
+    """The first answer is spoilt, the next is not: the bytes are right."""
+    name = fresh(patient, BODY, ".bin")
+    patient.proxy.reset()
+    patient.proxy.fault(rule_with(PASSING[fault], kind="get", key=name, times=1))
     start = START.get(fault, 0)
-    found, seconds = timed(lambda: read_from(faulty / name, start))
-    assert found == BODY[start:]
-    assert seconds < LATE
-    assert sum(faulty.proxy.counts().faults.values()) == 1
+    assert read_from(patient / name, start) == BODY[start:]
+    assert sum(patient.proxy.counts().faults.values()) == 1
 
 
 def test_a_fault_that_stays_is_an_error_in_time(faulty: Bench) -> None:
@@ -156,21 +166,21 @@ def test_a_fault_that_stays_is_an_error_in_time(faulty: Bench) -> None:
     "fault", ["503", "reset in the body", "short body", "range 64 KiB off", "another etag"]
 )
 def test_clips_and_frames_of_a_failing_store_are_right_or_an_error(
-    faulty: Bench, game: bytes, fault: str
+    patient: Bench, game: bytes, fault: str
 ) -> None:
-    name = fresh(faulty, game, ".mp4")
+    name = fresh(patient, game, ".mp4")
     stem = name.removesuffix(".mp4")
     rule = rule_with(PASSING[fault], kind="get", key=name, probability=0.5)
-    faulty.proxy.fault(rule_with(rule, at=3000 if rule.at else None))
+    patient.proxy.fault(rule_with(rule, at=3000 if rule.at else None))
     wrong = []
     for clip in CLIPS:
-        found, seconds = timed(partial(read, faulty / (stem + clip)))
-        assert seconds < 2 * LATE  # a lookup, and a read
-        if found not in HONEST and found != read(faulty / f"game{clip}"):
+        found, seconds = timed(partial(read, patient / (stem + clip)))
+        assert seconds < 2 * PATIENCE + SLACK  # a lookup, and a read
+        if found not in HONEST and found != read(patient / f"game{clip}"):
             wrong.append(clip)
     assert wrong == []
-    faulty.proxy.clear()
-    assert [read(faulty / (stem + clip)) for clip in CLIPS] == [read(faulty / f"game{c}") for c in CLIPS]
+    patient.proxy.clear()
+    assert [read(patient / (stem + clip)) for clip in CLIPS] == [read(patient / f"game{c}") for c in CLIPS]
 
 
 def test_a_flipped_bit_in_a_small_object_is_seen(faulty: Bench) -> None:
@@ -279,7 +289,7 @@ def test_what_is_cached_answers_while_the_store_does_not(lasting: Bench, how: st
 def test_who_waits_for_a_hanging_store_can_be_ended(
     lasting: Bench, game: bytes, number: signal.Signals, command: str, path: str
 ) -> None:
-    """Ctrl-C and kill -9 work within a second."""
+    """Ctrl-C and kill -9 work at once, not when the store or the deadline says so."""
     mark = next(_number)
     for key, body in {"unread{}.bin": BODY, "unlisted{}/x": b"x", "other{}.mp4": game}.items():
         lasting.put(key.format(mark), body)
@@ -289,8 +299,8 @@ def test_who_waits_for_a_hanging_store_can_be_ended(
         with started([command, lasting / path.format(mark)]) as process:
             eventually(lambda: lasting.proxy.counts().total > 0)
             process.send_signal(number)
-            _, seconds = timed(lambda: process.wait(5))
-            assert seconds < 1
+            _, seconds = timed(lambda: process.wait(20))
+            assert seconds < SLACK
             assert process.returncode == -number
     finally:
         lasting.proxy.clear()
@@ -300,43 +310,43 @@ def test_who_waits_for_a_hanging_store_can_be_ended(
 # -- replaced under the reader -----------------------------------------------------------------------------
 
 
-def test_what_was_replaced_while_open_is_stale_or_old_never_mixed(faulty: Bench) -> None:
+def test_what_was_replaced_while_open_is_stale_or_old_never_mixed(patient: Bench) -> None:
     """C1, through a server that knows If-Match: the old bytes or ESTALE; opened again, the new ones."""
     old, new = b"old " * 500_000, b"new " * 500_000
-    faulty.put("replaced/big.bin", old)
-    with open(faulty / "replaced/big.bin", "rb", buffering=0) as file:
+    patient.put("replaced/big.bin", old)
+    with open(patient / "replaced/big.bin", "rb", buffering=0) as file:
         assert file.read(4096) == old[:4096]
-        faulty.put("replaced/big.bin", new)
+        patient.put("replaced/big.bin", new)
         seen = {read_part(file.fileno(), offset) for offset in range(0, len(old), 65536)}
     assert errno.ESTALE in seen
     # A read that fails in the middle is short: what came before it was there.
     assert all(old.startswith(part) for part in seen if isinstance(part, bytes))
-    eventually(lambda: read(faulty / "replaced/big.bin") == new)
+    eventually(lambda: read(patient / "replaced/big.bin") == new)
 
 
-def test_a_clip_of_what_was_replaced_is_the_old_one_or_stale(faulty: Bench, game: bytes) -> None:
+def test_a_clip_of_what_was_replaced_is_the_old_one_or_stale(patient: Bench, game: bytes) -> None:
     """A game of the same name with other sound and pictures: never a clip with bytes of both."""
     other = game.replace(game[-20_000:-10_000], bytes(10_000))
-    faulty.put("again/clip.mp4", game)
-    faulty.put("again/other.mp4", other)
+    patient.put("again/clip.mp4", game)
+    patient.put("again/other.mp4", other)
     names = [f"clip{clip}" for clip in CLIPS]
-    before = {name: read(faulty / "again" / name) for name in names}
+    before = {name: read(patient / "again" / name) for name in names}
     with ExitStack() as stack:
-        faulty.put("again/fresh.mp4", game)
+        patient.put("again/fresh.mp4", game)
         files = {
-            name: stack.enter_context(open(faulty / "again" / name.replace("clip", "fresh"), "rb"))
+            name: stack.enter_context(open(patient / "again" / name.replace("clip", "fresh"), "rb"))
             for name in names
         }
-        faulty.put("again/fresh.mp4", other)
+        patient.put("again/fresh.mp4", other)
         for name, file in files.items():
             try:
                 assert file.read() == before[name], name
             except OSError as error:
                 assert error.errno == errno.ESTALE, name
-    eventually(lambda: read(faulty / "again/fresh.mp4") == other)
+    eventually(lambda: read(patient / "again/fresh.mp4") == other)
     for name in names:
         fresh_name, other_name = name.replace("clip", "fresh"), name.replace("clip", "other")
-        assert read(faulty / "again" / fresh_name) == read(faulty / "again" / other_name), name
+        assert read(patient / "again" / fresh_name) == read(patient / "again" / other_name), name
 
 
 def read_part(descriptor: int, offset: int) -> bytes | int:

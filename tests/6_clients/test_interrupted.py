@@ -19,7 +19,7 @@ from vfs.terminal import EXIT_INTERRUPTED
 
 pytestmark = pytest.mark.fuse
 #: The store's deadline is 30 s; what ends a command earlier is the signal.
-SOON = 5.0
+SOON = 15.0
 
 
 @pytest.fixture(scope="module")

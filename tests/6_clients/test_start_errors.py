@@ -16,7 +16,7 @@ from vfs import mounts
 
 pytestmark = pytest.mark.fuse
 #: Starting Python takes part of it; a store that is not there is tried for the deadline, here 2 s.
-SOON = 12.0
+SOON = 20.0
 
 
 def in_namespace(*prepare: str) -> list[str]:
