@@ -24,6 +24,7 @@ from typing import Any
 import trio
 
 from vfs.errors import ConfigError, ReelfsError
+from vfs.tasks import nursery_without_groups
 from vfs.units import visible
 
 log = logging.getLogger("vfs.control")
@@ -135,11 +136,10 @@ class Control:
             await send({"progress": value})
 
         answer: Mapping[str, Any] | None = None
-        with _one_error():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(lines.watch, nursery.cancel_scope)
-                answer = await self._result(line, progress)
-                nursery.cancel_scope.cancel()
+        async with nursery_without_groups() as nursery:
+            nursery.start_soon(lines.watch, nursery.cancel_scope)
+            answer = await self._result(line, progress)
+            nursery.cancel_scope.cancel()
         if answer is not None:
             await send(answer)
 
@@ -192,18 +192,6 @@ class _Lines:
         if len(self._rest) > MAX_REQUEST:
             raise ValueError("a request without end")
         return not self._ended
-
-
-@contextmanager
-def _one_error() -> Iterator[None]:
-    """What a nursery raises, without the group around it."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
 
 
 def socket_path(mountpoint: Path, environ: Mapping[str, str] = os.environ) -> Path:

@@ -56,3 +56,17 @@ async def background() -> AsyncIterator[trio.Nursery]:
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def nursery_without_groups() -> AsyncIterator[trio.Nursery]:
+    """A nursery that raises the first error in it as it is."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            others = (one for one in error.exceptions if not isinstance(one, trio.Cancelled))
+            error = next(others, error.exceptions[0])
+        raise error from None

@@ -25,6 +25,7 @@ from vfs.storage import upload
 from vfs.storage.base import Corrupt, KeepsSums, Part, Store
 from vfs.storage.guard import GuardedStore
 from vfs.storage.sums import Running
+from vfs.tasks import nursery_without_groups
 
 log = logging.getLogger("vfs.transfer")
 
@@ -239,7 +240,7 @@ async def download(store: Store, stored: StoredObject, file: Any, progress: Prog
             arrived[number] = body
             ready.notify_all()
 
-    async with _flat_nursery() as nursery:
+    async with nursery_without_groups() as nursery:
         for number, piece in enumerate(pieces):
             nursery.start_soon(fetch, number, *piece)
         for number, (_, length) in enumerate(pieces):
@@ -298,21 +299,6 @@ def _append(descriptor: int, body: Any) -> None:
     rest = memoryview(body)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-@asynccontextmanager
-async def _flat_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery that raises its first error as it is, not in a group."""
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = next(
-                (e for e in error.exceptions if not isinstance(e, trio.Cancelled)), error.exceptions[0]
-            )
-        raise error from None
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

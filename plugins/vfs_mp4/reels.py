@@ -125,7 +125,8 @@ async def _video(place: Place, entries: Sequence[_Entry], *, from_key: bool) -> 
     if from_key:
         clips = [replace(clip, window=splice.back_to_key(clip.window)) for clip in clips]
     objects = [clip.window.movie.object for clip in clips]
-    versions = xxhash.xxh3_128_hexdigest("\0".join(f"{o.key}\0{o.version}" for o in objects).encode())
+    told = "\0".join(f"{o.key}\0{o.version}" for o in objects)
+    versions = xxhash.xxh3_128_hexdigest(told.encode("utf-8", "surrogateescape"))
 
     async def make() -> Layout:
         try:

@@ -119,7 +119,8 @@ def _contact(root: Place, clips: Clips) -> Bytes:
     shown = list(clips.hits.items())[: sheet.MOST]
     wanted = [(_picture(hit), f"{rank}  {hit.score:.2f}") for rank, (_, hit) in enumerate(shown, 1)]
     versions = [node.version or "" for node in clips.nodes.values() if isinstance(node, Spliced)]
-    about = xxhash.xxh3_128_hexdigest("\0".join((*versions, *(t for w in wanted for t in w))).encode())
+    told = "\0".join((*versions, *(t for w in wanted for t in w)))
+    about = xxhash.xxh3_128_hexdigest(told.encode("utf-8", "surrogateescape"))
     return Bytes(produce=lambda: _draw(root, wanted), version=f"{CODE}:{sheet.CODE}:{about}")
 
 

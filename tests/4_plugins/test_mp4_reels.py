@@ -419,3 +419,15 @@ def test_a_source_that_cannot_be_asked_is_no_bad_line(
                 await library.found(name)
 
     in_library(ROOT, body)
+
+
+def test_a_file_whose_name_is_no_utf_8_is_joined_as_any_other() -> None:
+    odd = ROOT / "games" / "\udcff.mp4"
+    odd.write_bytes(source("no b").read_bytes())
+    (ROOT / "odd.reel").write_bytes(b"games/\xff.mp4@0.5-1\ngames/\xff.mp4@0-0.5\n")
+
+    async def body(library: Library) -> bytes:
+        return await library.content("odd@.mp4")
+
+    assert len(mp4_exact.decode(in_library(ROOT, body))) > 10
+    odd.unlink()

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 import trio
 from vfs_search.hits import Answer, Hit
-from vfs_search.results import clips_of
+from vfs_search.results import CONTACT, Clips, clips_of, folder
 
 import vfs
 from vfs import Inline, Layout, Node, Place, Spliced
@@ -40,3 +40,14 @@ def test_what_cannot_be_cut_is_left_out() -> None:
 def test_a_store_that_does_not_answer_is_that_error_and_no_fault_of_the_view() -> None:
     with pytest.raises(vfs.Unavailable, match="no answer"):
         trio.run(clips_of, cast(Place, Root(away=True)), ANSWER, 10)
+
+
+def test_a_file_whose_name_is_no_utf_8_has_a_contact_sheet_too() -> None:
+    answer = Answer((Hit("games/\udcff.mp4", "", 1.0, "a"),), {})
+    root = cast(Place, Root(away=False))
+
+    async def ask() -> Clips:
+        return await clips_of(root, answer, 10)
+
+    listed = trio.run(folder(root, 2, ask).entries)
+    assert isinstance(listed[CONTACT], vfs.Bytes)

@@ -33,7 +33,7 @@ class Rules:
         self._max_deletes = max_deletes
         self._deletes: deque[float] = deque()
         self._remote = remote
-        self._most = MAX_KEY - len(prefix.encode())
+        self._most = MAX_KEY - len(prefix.encode("utf-8", "surrogateescape"))
         self._clock = clock
         #: Names of the root that views keep for themselves: what was stored there could not be seen.
         self.reserved: frozenset[str] = frozenset()
