@@ -49,7 +49,11 @@ async def index_one(place: Place, sidecars: Sidecars | None) -> tuple[str, str]:
         stored = await place.sidecar(sidecar.SQLITE)
         if movie.index_source == "sidecar" and (beside is None or stored is not None):
             return "there", ""
-        if beside is not None and stored is not None:
+        if (
+            beside is not None
+            and stored is not None
+            and not (beside.allows(path, replaces=stored) and await _outdated(stored, place))
+        ):
             return "failed", f"{sidecar.SQLITE} is there and not of this video: remove it"
         data = await in_thread(generate.index_sqlite, whole := await source.open_movie(place))
     except Unsupported as error:
@@ -58,7 +62,15 @@ async def index_one(place: Place, sidecars: Sidecars | None) -> tuple[str, str]:
         return "unplayable", str(error)
     count = f"{len(whole.fragments)} fragments"
     if beside is not None:
-        await beside.put(path, data)
+        await beside.put(path, data, replaces=stored)
     elif not await place.keep(hints.KEPT, data):
         return "failed", "the cache folder does not take it (is it full?)"
     return "made", count
+
+
+async def _outdated(stored: Place, place: Place) -> bool:
+    """Whether a sidecar says that it was made of another version of the video: it may be replaced."""
+    if stored.size > sidecar.MAX_BYTES:
+        return False
+    told = await in_thread(sidecar.source_of, await stored.read(0, stored.size))
+    return told is not None and told != (place.version, place.size)

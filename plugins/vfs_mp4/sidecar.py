@@ -7,7 +7,8 @@ and against the fragments themselves when used. Anything wrong raises Damaged wi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,25 @@ def parse(suffix: str, data: bytes, size: int) -> Anchors:
 
 
 def parse_sqlite(data: bytes, size: int) -> Anchors:
-    """`.index.sqlite`: tables `meta` and `fragments`; sample_durations is not needed.
+    """`.index.sqlite`: tables `meta` and `fragments`; sample_durations is not needed."""
+    with _opened(data) as connection:
+        meta = meta_of(connection)
+        rows = list(connection.execute(f"SELECT {COLUMNS} FROM fragments LIMIT {_MAX_ROWS + 1}"))
+    return checked(SQLITE, meta, rows, None, size)
 
-    Opened in memory, query only, with a bound on its work.
-    """
+
+def source_of(data: bytes) -> tuple[str, int] | None:
+    """(etag, size) of what an `.index.sqlite` says it was made of; None: it says nothing, or is none."""
+    try:
+        with _opened(data) as connection:
+            return meta_of(connection).source
+    except Damaged:
+        return None
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[apsw.Connection]:
+    """A database in memory, query only, with a bound on its work. Raises Damaged for all that SQLite says."""
     if len(data) < 512 or data[:16] != b"SQLite format 3\0":
         raise Damaged("not an SQLite database")
     # A database left in WAL mode (18, 19 = 2) cannot be opened from memory; its main file is complete.
@@ -58,13 +74,11 @@ def parse_sqlite(data: bytes, size: int) -> Anchors:
     try:
         connection.deserialize("main", data)
         harden(connection, TABLES)
-        meta = meta_of(connection)
-        rows = list(connection.execute(f"SELECT {COLUMNS} FROM fragments LIMIT {_MAX_ROWS + 1}"))
+        yield connection
     except (apsw.Error, UnicodeDecodeError, MemoryError) as error:
         raise Damaged(f"unreadable: {error}") from None
     finally:
         connection.close()
-    return checked(SQLITE, meta, rows, None, size)
 
 
 def meta_of(connection: apsw.Connection) -> Meta:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from client_mounts import encode, mounted, reelfs
+from vfs_mp4 import sidecar
 
 from tests.r2.faults import Fault
 from tests.servers import R2, r2_server
@@ -147,6 +148,29 @@ def test_nothing_of_others_is_overwritten(bucket: Bucket, videos: dict[str, byte
     assert after["a/games/s.mp4" + SEARCH] == before["a/games/s.mp4" + SEARCH]
     assert after["a/clips/f.mp4" + SEARCH] != before["a/clips/f.mp4" + SEARCH]
     assert {key: after[key] for key in foreign} == foreign
+
+
+def test_a_frame_index_of_an_older_video_is_replaced(bucket: Bucket, videos: dict[str, bytes]) -> None:
+    """It says itself what it is of; but not where `write.protect` keeps what is there."""
+    made = dict.fromkeys(("a/clips/f.mp4", "a/games/s.mp4"), videos["a/clips/f.mp4"])
+    bucket.server.fill(BUCKET, made)
+    only = ("--write-sidecars", "--only", "frames")
+    bucket.index(*only)
+    before = bucket.objects()
+    newer = {key: video + b"\0\0\0\x08free" for key, video in made.items()}
+    bucket.server.fill(BUCKET, newer)
+    told = bucket.index(*only, code=1)
+    assert {key: line.split()[0] for key, line in told.items()} == {
+        "a/clips/f.mp4": "made",
+        "a/games/s.mp4": "failed",
+    }
+    after = bucket.objects()
+    source = sidecar.source_of(after["a/clips/f.mp4" + FRAMES])
+    assert source is not None
+    assert source[1] == len(newer["a/clips/f.mp4"])
+    assert source != sidecar.source_of(before["a/clips/f.mp4" + FRAMES])
+    assert after["a/games/s.mp4" + FRAMES] == before["a/games/s.mp4" + FRAMES]
+    assert bucket.index(*only, code=1).keys() == {"a/games/s.mp4"}
 
 
 @pytest.mark.slow
