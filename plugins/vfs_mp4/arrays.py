@@ -12,7 +12,8 @@ from vfs import Damaged, DerivedObject, Extent, Inline, Layout, Place, Spliced, 
 from vfs_mp4 import frames, runs, sheets
 from vfs_mp4.hardware import Hardware
 from vfs_mp4.plan import Window
-from vfs_mp4.visual import read_entry
+from vfs_mp4.runs import Run
+from vfs_mp4.visual import Job, read_entry
 
 #: Part of every version: changed when the same frames would come out as other bytes.
 CODE = "mp4.array.1"
@@ -66,15 +67,16 @@ async def _make(
     """Bytes [offset, offset + length) of the pictures."""
     picture = shape[0] * shape[1] * 3
     first, last = offset // picture, -(-(offset + length) // picture)
-    device = await hardware.device()
     parts: list[bytes] = []
     for indices in runs.split(window, range(window.first + first, window.first + last)):
         run = runs.run(window, indices, spare=frames.SPARE)
-        job = replace(run.job, device=device)
-        made = in_worker(
-            sheets.arrays, job, run.pts, shape,
-            source=run.source(place), affinity=job.group, deadline=run.deadline(),
-        )  # fmt: skip
-        parts.append(await made)
+        parts.append(await hardware.decoded(run.job, partial(_pictures, place, run, shape)))
     skip = offset - first * picture
     return b"".join(parts)[skip : skip + length]
+
+
+async def _pictures(place: Place, run: Run, shape: tuple[int, int], job: Job) -> bytes:
+    return await in_worker(
+        sheets.arrays, job, run.pts, shape,
+        source=run.source(place), affinity=job.group, deadline=run.deadline(),
+    )  # fmt: skip

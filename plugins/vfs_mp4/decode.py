@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from vfs import Damaged, TooBig, Unsupported, WorkerFile
+from vfs import Damaged, TooBig, Unsupported, WorkerFailed, WorkerFile
 from vfs_mp4.visual import HARDWARE, MAX_PIXELS, Entry, Job, read_entry
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def shown_frames(
     data: the samples of the job one behind the other, or a file that gives them: samples are decoded while
     the rest is on its way, and nothing after the last one needed is read. What does not decode is left out,
     as players do. Raises Unsupported without a decoder, TooBig over the limits, Damaged when not one of the
-    wanted frames comes out.
+    wanted frames comes out, WorkerFailed where a device fails or leaves one out.
     """
     samples = Samples(job, data)
     left = set(wanted)
@@ -50,6 +50,8 @@ def shown_frames(
                     yield frame.pts, frame
             if not left:
                 return
+        if left and decoder.on_device:
+            raise WorkerFailed(f"{len(left)} frames are missing")
         if not found:
             raise decoder.nothing("none of the frames")
 
@@ -99,6 +101,11 @@ class Decoder:
         self._context = _context(self.entry, job.device)
         self._begun = False
 
+    @property
+    def on_device(self) -> bool:
+        """Whether a device decodes: what it leaves out software may still give."""
+        return bool(self._context.is_hwaccel)
+
     def decode(self, pts: int, data: bytes, *, skippable: bool = False) -> list[av.VideoFrame]:
         """The frames that come out when one more sample goes in; those that do not decode are left out.
 
@@ -143,6 +150,8 @@ class Decoder:
             text = f"{entry.width} x {entry.height} {entry.decoder}: out of the worker's memory"
             raise TooBig(text) from None
         except av.error.FFmpegError as problem:
+            if self.on_device:
+                raise WorkerFailed(str(problem)) from None
             # As players do: what cannot be decoded is left out, the rest may still be good.
             self.problem = str(problem)
             return []
@@ -155,6 +164,8 @@ def _context(entry: Entry, device: str) -> Any:
         context: Any = av.CodecContext.create(entry.decoder, "r", _accelerator(entry, device))
     except av.codec.codec.UnknownCodecError:
         raise Unsupported(f"this build of the media library has no decoder {entry.decoder}") from None
+    except av.error.FFmpegError as problem:  # the device is not there any more
+        raise WorkerFailed(str(problem)) from None
     context.thread_type, context.thread_count = "SLICE", 1
     context.options = {"max_pixels": str(MAX_PIXELS)}
     if entry.decoder == "h264":

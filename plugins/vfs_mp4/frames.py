@@ -105,5 +105,7 @@ def frame(
 
 
 async def _produce(job: Job, format: str, data: Source, hardware: Hardware) -> bytes:
-    job = replace(job, device=await hardware.device())
-    return await in_worker(render.picture, job, format, source=data, affinity=job.group)
+    async def work(job: Job) -> bytes:
+        return await in_worker(render.picture, job, format, source=data, affinity=job.group)
+
+    return await hardware.decoded(job, work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,7 @@ from vfs_mp4.model import Ticks
 from vfs_mp4.plan import Window
 from vfs_mp4.runs import Run
 from vfs_mp4.shape import Size
-from vfs_mp4.visual import read_entry
+from vfs_mp4.visual import Job, read_entry
 
 FORMATS = frozenset(("gif", "webp"))
 #: Part of every version: changed when the same range would come out as other bytes.
@@ -103,8 +103,8 @@ def thinned(window: Window) -> Ticks:
 
 
 async def _produce(place: Place, plan: Plan, format: str, hardware: Hardware) -> bytes:
-    device = await hardware.device()
-    found = await gather([partial(_stills, place, r, plan.size, format, device) for r in plan.runs], _AT_ONCE)
+    jobs = [partial(_stills, place, run, plan.size, format, hardware) for run in plan.runs]
+    found = await gather(jobs, _AT_ONCE)
     shown = [stills.get(pts) for run, stills in zip(plan.runs, found, strict=True) for pts in run.pts]
     # What does not decode is left out, as players do: the picture before it stays.
     made = {number: picture for number, picture in enumerate(shown) if picture is not None}
@@ -118,18 +118,12 @@ async def _produce(place: Place, plan: Plan, format: str, hardware: Hardware) ->
     return await in_thread(join, pictures, plan.size, durations(times, format))
 
 
-async def _stills(place: Place, run: Run, size: Size, format: str, device: str) -> dict[int, bytes]:
-    job = replace(run.job, device=device)
-    made = in_worker(
-        sheets.stills,
-        job,
-        run.pts,
-        size,
-        format,
-        source=run.source(place),
-        deadline=run.deadline(SECONDS_EACH),
-    )
-    return dict(await made)
+async def _stills(place: Place, run: Run, size: Size, format: str, hardware: Hardware) -> dict[int, bytes]:
+    async def work(job: Job) -> list[tuple[int, bytes]]:
+        source, deadline = run.source(place), run.deadline(SECONDS_EACH)
+        return await in_worker(sheets.stills, job, run.pts, size, format, source=source, deadline=deadline)
+
+    return dict(await hardware.decoded(run.job, work))
 
 
 def durations(times: Sequence[Fraction], format: str) -> list[int]:

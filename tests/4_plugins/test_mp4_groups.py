@@ -24,25 +24,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 import mp4_exact as exact  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
 from vfs_mp4 import decode, frames, gops, render, visual  # noqa: E402
-from vfs_mp4.hardware import Hardware  # noqa: E402
-from vfs_mp4.options import Options  # noqa: E402
-from vfs_mp4.plugin import Videos  # noqa: E402
 from vfs_mp4.selecting import window_of  # noqa: E402
 from vfs_mp4.visual import Job  # noqa: E402
 
 from vfs import (  # noqa: E402
-    Bytes,
-    ConfigError,
     Damaged,
-    Settings,
     Source,
-    Spliced,
     Unsupported,
-    open_runtime,
     parse_derived,
 )
-from vfs.pytest_plugin import ExpectedLogs  # noqa: E402
-from vfs.runtime import Runtime  # noqa: E402
 from vfs.workers import configure, in_worker, open_workers  # noqa: E402
 
 Pixels = NDArray[Any]
@@ -327,91 +317,3 @@ def test_our_decoders_are_dropped_without_a_hang() -> None:
 def test_the_trap_is_still_there() -> None:
     """When this fails, the media library was mended, and frame threads may be thought of again."""
     assert drops(ours=False) == ""
-
-
-# ---------------------------------------------------------------- a device, where there is one
-
-
-@pytest.fixture
-def without_a_device(expected_logs: ExpectedLogs) -> None:
-    """Skips where there is one; else what is said of it is expected."""
-
-    async def main() -> str:
-        async with open_workers():
-            device, _ = await in_worker(decode.probe)
-            return device
-
-    if device := trio.run(main):
-        pytest.skip(f"there is a device: {device}")
-    expected_logs("no device decodes")
-
-
-@pytest.mark.usefixtures("without_a_device")
-def test_without_a_device_software_decodes_and_says_so_once() -> None:
-    place = exact.sample("h264")
-
-    async def main() -> list[bytes]:
-        async with open_workers():
-            found: list[bytes] = []
-            for view in (Videos(Hardware(wanted=True)), Videos()):
-                for name in ("f3.npy", "f4.npy"):
-                    node = await view.resolve(place, name)
-                    assert isinstance(node, Bytes)
-                    assert node.version is not None
-                    assert ("hardware" in node.version) == (len(found) < 2)
-                    found.append(await node.produce())
-            return found
-
-    found = trio.run(main)
-    assert found[:2] == found[2:]
-
-
-@pytest.mark.usefixtures("without_a_device")
-def test_the_setting_of_a_mount_reaches_the_decoder(tmp_path: Path) -> None:
-    """From the file of settings through the plugin to an isolated worker: found out once, and said."""
-    place = exact.sample("h264")
-    (tmp_path / "x.mp4").write_bytes(place.data)
-    file = tmp_path / "config.toml"
-    file.write_text('[plugin.mp4]\nhwaccel = "auto"\n')
-    given = {"source": tmp_path.as_uri(), "cache_dir": "none"}
-    names = ("x@f3.npy", "x.mp4@/keyframes/k0001@1.000s.jpg", "x@f3-f5.npy", "x@f4.png")
-
-    async def main(settings: Settings) -> list[bytes]:
-        async with open_runtime(settings) as runtime:
-            return [await content_of(runtime, name) for name in names]
-
-    plain = trio.run(main, Settings.load(given, environ={}))
-    wanted = trio.run(main, Settings.load(given, config=file, environ={}))
-    assert wanted == plain
-
-
-async def content_of(runtime: Runtime, path: str) -> bytes:
-    """A made file, whole."""
-    found = await runtime.tree.resolve(path)
-    if isinstance(found.node, Bytes):
-        return await runtime.tree.settle(found)
-    assert isinstance(found.node, Spliced)
-    return await runtime.reader.fetch(found.node.layout)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ('hwaccel = "cuda"', "hwaccel is off or auto, not 'cuda'"),
-        ("hwacel = true", "unknown key hwacel"),
-    ],
-)
-def test_a_wrong_setting_is_told_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(f"[plugin.mp4]\n{text}\n")
-    with pytest.raises(ConfigError, match=problem) as raised:
-        Options.load(Settings.load(config=file, environ={}))
-    assert str(file) in str(raised.value)
-
-
-@pytest.mark.parametrize(("value", "wanted"), [("auto", True), ("off", False)])
-def test_the_setting_is_read(tmp_path: Path, value: str, wanted: bool) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(f'[plugin.mp4]\nhwaccel = "{value}"\n')
-    assert Options.load(Settings.load(config=file, environ={})).hwaccel is wanted
-    assert not Options.load(Settings()).hwaccel
