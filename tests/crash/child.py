@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,13 @@ async def run(socket_path: str, folder: str, steps: list[tuple[Any, ...]], kill:
             await store.ask("did", number)
 
 
-def main(socket_path: str, folder: str, steps: list[tuple[Any, ...]], kill: int, trash: float) -> None:
-    """In a process of its own."""
+def main(
+    socket_path: str, folder: str, steps: list[tuple[Any, ...]], kill: int, trash: float, gate: Connection
+) -> None:
+    """In a process of its own. gate: says when to begin."""
     import logging
+
+    gate.recv()
 
     logging.disable(logging.CRITICAL)
     uploader.PER_KEY, uploader.FIRST_WAIT = 0.0, 0.01

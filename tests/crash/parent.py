@@ -5,6 +5,7 @@ A request that has arrived is done, whether or not somebody is left to hear the 
 
 from __future__ import annotations
 
+import copy
 import pickle
 import struct
 import threading
@@ -77,6 +78,17 @@ class ParentStore(MemoryStore):
     def clear(self) -> None:
         for kept in (self._objects, self._metadata, self._uploads, self.versions, self.done, self.points):
             kept.clear()
+
+    def state(self) -> tuple[Any, ...]:
+        """All that is in it, to be put back by `restore`."""
+        return copy.deepcopy((self._objects, self._metadata, self._uploads, self.versions, self.done))
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        """As it was."""
+        kept = (self._objects, self._metadata, self._uploads, self.versions, self.done)
+        for one, then in zip(kept, copy.deepcopy(state), strict=True):
+            one.clear()
+            one.update(then) if isinstance(one, dict) else one.extend(then)
 
     def _run(self) -> None:
         trio.run(self._serve)
