@@ -30,7 +30,9 @@ TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+
 
 @dataclass
 class WrittenMount:
-    """A mount of `source` at `path`. folder: where its cache, log and mountpoint are."""
+    """A mount of `source` at `path`. folder: where its log and mountpoint are. keeps: where it keeps what it
+    writes and caches, if not there.
+    """
 
     folder: Path
     source: str
@@ -39,6 +41,7 @@ class WrittenMount:
     #: A machine that runs other tests beside this one is slow at times.
     expected: list[str] = field(default_factory=lambda: ["the event loop stood still"])
     process: subprocess.Popen[bytes] | None = None
+    keeps: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -60,9 +63,10 @@ class WrittenMount:
     def start(self) -> None:
         """Mount; returns when it answers."""
         self.path.mkdir(exist_ok=True)
-        options = [f"write.dir={self.folder / 'writes'}", f"log_file={self.log}", *self.options]
+        keeps = self.keeps or self.folder
+        options = [f"write.dir={keeps / 'writes'}", f"log_file={self.log}", *self.options]
         if "://" in self.source:
-            options.append(f"cache_dir={self.folder / 'cache'}")
+            options.append(f"cache_dir={keeps / 'cache'}")
         ready_read, ready_write = os.pipe()
         command = [sys.executable, "-m", "vfs.cli", "mount", self.source, str(self.path)]
         command += ["--read-write", "--foreground"]
@@ -107,7 +111,12 @@ class WrittenMount:
         """As a crash: nothing is finished."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(END_SECONDS)
+        self.died()
+
+    def died(self) -> None:
+        """It was killed, or soon will be."""
+        assert self.process is not None
+        assert self.process.wait(END_SECONDS) == -signal.SIGKILL, self._tail()
         self.process = None
         subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=True)
 

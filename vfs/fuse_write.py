@@ -198,7 +198,8 @@ class WritableAdapter(Entries):
 
     @answered
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
-        """Names are in the journal already."""
+        """Names are in the journal, whatever happens to the machine."""
+        await self._session.sync_names()
 
     @answered
     async def release(self, handle: int) -> None:

@@ -85,10 +85,9 @@ class ParentStore(MemoryStore):
 
     def restore(self, state: tuple[Any, ...]) -> None:
         """As it was."""
-        kept = (self._objects, self._metadata, self._uploads, self.versions, self.done)
-        for one, then in zip(kept, copy.deepcopy(state), strict=True):
-            one.clear()
-            one.update(then) if isinstance(one, dict) else one.extend(then)
+        objects, metadata, uploads, versions, done = copy.deepcopy(state)
+        self._objects, self._metadata, self._uploads = objects, metadata, uploads
+        self.versions, self.done = versions, done
 
     def _run(self) -> None:
         trio.run(self._serve)

@@ -77,6 +77,26 @@ STORIES: dict[str, tuple[State, list[tuple[tuple[Any, ...], State | None]]]] = {
             (("send",), None),
         ],
     ),
+    "save over what is pending": (
+        {},
+        [
+            (("store_file", "a", BIG), {"a": BIG}),
+            (("store_file", "a.tmp", BIG[::-1]), {"a": BIG, "a.tmp": BIG[::-1]}),
+            (("rename", "a.tmp", "a"), {"a": BIG[::-1]}),
+            (("begin",), None),
+            (("store_file", "b", NEW), {"a": BIG[::-1], "b": NEW}),
+            (("send",), None),
+        ],
+    ),
+    "written over": (
+        {},
+        [
+            (("go_over", "a", BIG, BIG[::-1]), {"a": BIG[::-1]}),
+            (("begin",), None),
+            (("go_over", "a", OLD * 2, BIG), {"a": BIG}),
+            (("send",), None),
+        ],
+    ),
     "exchange": (
         {"a": OLD, "b": NEW},
         [(("rename", "a", "b", True), {"a": NEW, "b": OLD}), (("send",), None)],
@@ -124,7 +144,8 @@ STORIES: dict[str, tuple[State, list[tuple[tuple[Any, ...], State | None]]]] = {
 
 #: What was closed by one of several programs in the middle of a step: there is that, too, between two states.
 BETWEEN: dict[str, dict[int, State]] = {
-    "written on": {0: {"a": BIG[:20]}, 1: {"a": NEW[:3]}, 2: {"a": BIG[::-1][:60]}}
+    "written on": {0: {"a": BIG[:20]}, 1: {"a": NEW[:3]}, 2: {"a": BIG[::-1][:60]}},
+    "written over": {0: {"a": BIG}, 2: {"a": OLD * 2}},
 }
 
 
@@ -203,7 +224,7 @@ class Teller:
         self.check(name, folder, done)
 
     def check(self, name: str, folder: Path, done: int, since: int | None = None) -> None:
-        """That all is as after the last step that was done, or the one after; or (since) one from there on."""
+        """That all is as after the last step that was done, the one after, or (since) an earlier one."""
         found = {
             key: body for key, body in self.store.bodies().items() if not key.startswith(".reelfs-trash/")
         }

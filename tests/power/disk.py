@@ -1,9 +1,10 @@
 """A disk that forgets what was not synced: what of files and folders is durable, and what only in memory.
 
-Each file has the bytes that its last fsync made durable, and the changes since. Each folder has the names that
-are durable, and steps (create, rename, unlink, ...) that are not yet: an fsync of the folder makes them so.
-That is all POSIX promises, and less than most file systems give: with `ordered` any fsync makes all earlier
-steps durable as well, as the journal of ext4 or XFS does. `cut` makes a second disk of what a power cut leaves.
+Each file has the bytes that its last fsync made durable, and the changes since. Each folder has the names
+that are durable, and steps (create, rename, unlink, ...) that are not yet: an fsync of the folder makes them
+so. That is all POSIX promises, and less than most file systems give: with `ordered` any fsync makes all
+earlier steps durable as well, as the journal of ext4 or XFS does. `cut` makes a second disk of what a power
+cut leaves.
 
 What was not synced may be there all the same: a disk writes when and in which order it likes. `Left` says how
 much of that is there after a cut.
@@ -36,7 +37,8 @@ class Left(enum.Enum):
 @dataclass(eq=False)
 class Node:
     """Something with an inode number. Modes, times and attributes are durable at once: nobody here counts on
-    them."""
+    them.
+    """
 
     disk: Disk
     mode: int
@@ -119,7 +121,8 @@ Step = list[tuple[Folder, bytes, Node | None]]
 @dataclass
 class Disk:
     """ordered: see the module. operations: what was done, by name. At number `last` of them (counted from 1)
-    the power is cut, before it takes effect."""
+    the power is cut, before it takes effect.
+    """
 
     ordered: bool = False
     steps: list[Step] = field(default_factory=list)

@@ -1,10 +1,10 @@
 """Disks that forget what was not synced, for tests: see `disk`.
 
-    with lossy_disks(tmp_path) as disks:
-        disk = disks.make()
-        (disk.path / "a").write_bytes(b"not synced")
-        found = disk.cut(Left.NOTHING)
-        assert not (found.path / "a").exists()
+with lossy_disks(tmp_path) as disks:
+    disk = disks.make()
+    (disk.path / "a").write_bytes(b"not synced")
+    found = disk.cut(Left.NOTHING)
+    assert not (found.path / "a").exists()
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class LossyDisks:
 
     def end(self) -> None:
         """Unmounted, whatever happened."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(END_SECONDS)

@@ -27,7 +27,7 @@ from tests.power.lossy import KINDS, LossyDisk, LossyDisks, lossy_disks
 pytestmark = pytest.mark.fuse
 
 #: Steps after which all that was done so far outlives the machine.
-SAFE = ("store_file", "go_on", "patch", "fsync", "send")
+SAFE = ("store_file", "go_on", "go_over", "patch", "fsync", "send")
 BELOW = Path("cache", "write", "source")
 
 
@@ -105,13 +105,35 @@ def store(tmp_path: Path) -> Iterator[ParentStore]:
         yield store
 
 
+@pytest.mark.parametrize("name", ["save over what is pending", "written over", "exchange"])
+def test_the_power_goes_in_the_middle_and_at_the_end(
+    name: str, processes: Any, store: ParentStore, disks: LossyDisks
+) -> None:
+    teller = PowerTeller(processes, store, disks, ordered=False)
+    teller.cut(name, [(Left.SOME, 5)], at=60)
+    teller.cut(name, [(Left.NOTHING, 0)])
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("ordered", [False, True], ids=["strict", "ordered"])
 @pytest.mark.parametrize("name", STORIES)
 def test_the_power_goes_anywhere(
     name: str, ordered: bool, processes: Any, store: ParentStore, disks: LossyDisks
 ) -> None:
-    """At every operation of the disk."""
+    """Before every operation of the disk. (What is durable changes by a sync alone.)"""
     teller = PowerTeller(processes, store, disks, ordered=ordered)
-    for at in range(1, len(teller.operations(name)) + 1):
-        teller.cut(name, at=at)
+    for at, operation in enumerate(teller.operations(name), 1):
+        teller.cut(name, KINDS if "sync" in operation else [(Left.SOME, at)], at=at)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", STORIES)
+def test_the_power_goes_at_each_named_point(
+    name: str, processes: Any, store: ParentStore, disks: LossyDisks
+) -> None:
+    teller = PowerTeller(processes, store, disks, ordered=False)
+    teller.operations(name)
+    for point in range(1, len(store.points) + 1):
+        teller.cut(name, point=point)

@@ -113,10 +113,14 @@ class Writer:
         with self._errors(key):
             upload = self._in_uploads(make)
             folder = f"{self._root}/{UPLOADS}/{upload}"
-            with open(f"{folder}/metadata", "w") as file:
-                json.dump(dict(metadata or {}), file)
-            with open(f"{folder}/key", "wb") as key_file:
-                key_file.write(os.fsencode(key))
+            told = json.dumps(dict(metadata or {})).encode()
+            for name, text in (("metadata", told), ("key", os.fsencode(key))):
+                with open(f"{folder}/{name}", "wb") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for made in (folder, f"{self._root}/{UPLOADS}", self._root):
+                _sync_folder(made)
         return upload
 
     def part(self, key: str, upload: str, number: int, body: Body) -> Part:
@@ -126,6 +130,7 @@ class Writer:
             _write_all(file.fileno(), memoryview(body))
             os.fsync(file.fileno())
             os.replace(path + ".new", path)
+            _sync_folder(os.path.dirname(path))
         return Part(number, str(len(body)))
 
     def complete(
@@ -346,6 +351,14 @@ def _renameat2(path: str, folder: int, name: str, flags: int) -> None:
     if _libc.renameat2(_AT_FDCWD, os.fsencode(path), folder, os.fsencode(name), flags):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, rest: memoryview) -> None:

@@ -57,6 +57,8 @@ class Draft:
         self.changes = 0
         self._staging = staging
         self._own = list(own)
+        self._safe = list(own)
+        self._was_synced = False
         self._body: bytearray | None = None
         self._counted = 0
         self._is_listed = False
@@ -141,11 +143,13 @@ class Draft:
         if self._body is not None:
             return
         self._staging.point("before-sync")
+        own = list(self._own)
         with self._staging.room(0), self._file() as descriptor:
             os.fdatasync(descriptor)
             if not self._is_listed:
                 self._staging.sync_folder()  # a file that no folder names is lost with all its bytes
                 self._is_listed = True
+        self._safe, self._was_synced = own, True
         self._staging.point("after-sync")
 
     def forsake(self) -> int:
@@ -170,6 +174,23 @@ class Draft:
     def own(self) -> tuple[Range, ...]:
         """The ranges below `limit` that are here."""
         return tuple(self._own)
+
+    @property
+    def safe(self) -> tuple[Range, ...]:
+        """Those of `own` that were on the disk when it was last synced."""
+        return tuple((start, min(end, self.limit)) for start, end in self._safe if start < self.limit)
+
+    @property
+    def was_synced(self) -> bool:
+        """Whether a power cut leaves anything of it."""
+        return self._was_synced or self._body is not None
+
+    def trim(self) -> None:
+        """What a crash left beyond its end, of writes that the journal does not know, goes."""
+        if self._body is None:
+            with self._staging.room(0), self._file() as descriptor:
+                if os.fstat(descriptor).st_size > self.size:
+                    os.ftruncate(descriptor, self.size)
 
     def _inside(self, start: int, end: int) -> list[Range]:
         return [(max(a, start), min(b, end)) for a, b in self._own if a < end and b > start]

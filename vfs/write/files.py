@@ -108,7 +108,7 @@ class Files:
         await self._all_of_database(entry)
         async with entry.lock:
             live = await self._live(entry)
-            await self._soil(entry)
+            await self._soil(entry, offset)
             await self._on_disk(len(data), live.write, offset, data)
             self._touch(entry)
 
@@ -121,7 +121,7 @@ class Files:
                 live = self._fresh(entry)
             else:
                 live = await self._live(entry)
-            await self._soil(entry)
+            await self._soil(entry, size)
             await self._on_disk(0, live.truncate, size)
             self._touch(entry)
 
@@ -137,20 +137,33 @@ class Files:
             live = await self._live(entry)
         await self.fill(entry, live)
 
-    async def _soil(self, entry: Entry) -> None:
-        """Before bytes change: what the journal says of this file is not the whole truth any more."""
+    async def _soil(self, entry: Entry, offset: int) -> None:
+        """Before bytes change, from an offset on: what the journal says of this file is not the whole truth
+        any more.
+        """
         live = entry.live
         assert live is not None
         noted = live.number in self._noted
         before = entry.dirty
         entry.dirty = True
         is_part = companions.is_part(self._pending, entry)
+        copied = None
         if is_part:
             live.spill()  # SQLite counts on what it wrote, not on what was closed
+            if live.size and not live.was_synced:
+                copied = live  # and on what it wrote, synced and writes around now
         at_once = live.size >= NOTED_FROM or is_part
         if self._is_named(entry) and (not before if noted else at_once):
+            # A power cut must not leave the row of what was closed with bytes that were written over it.
+            is_over = noted and offset < live.size and not live.is_small and not is_part
+            row = entry.row(synced=copied)
             try:
-                await self._journal.put([entry.row()], keep=False)
+                await self._journal.put(
+                    [row],
+                    keep=False,
+                    durable=is_over or copied is not None,
+                    first=copied.sync if copied is not None else None,
+                )
             except ReelfsError:
                 entry.dirty = before
                 raise
@@ -207,7 +220,8 @@ class Files:
         entry.dirty = False
         entry.since = entry.since or time.time()
         try:
-            await self._journal.put([entry.row()], durable=True, keep=False, first=live.sync)
+            row = entry.row(synced=live)
+            await self._journal.put([row], durable=True, keep=False, first=live.sync)
         except ReelfsError:
             entry.dirty = True
             raise
@@ -225,6 +239,11 @@ class Files:
             return
         async with entry.lock:
             if entry.writers <= 0 and entry.live is not None:
+                is_noted = entry.live.number in self._noted
+                if not (entry.dirty or entry.live.changes or is_noted):
+                    self._forget(entry.live)  # it is as the file was
+                    entry.live = None
+                    return
                 try:
                     await self._flush(entry)
                 finally:
@@ -293,6 +312,7 @@ class Files:
         for entry in self._pending:
             if entry.settled is not None:
                 self.drop_settled(entry)
+        self._journal.release_now()
 
     def _forget(self, draft: Draft) -> None:
         self._noted.discard(draft.number)

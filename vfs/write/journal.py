@@ -1,8 +1,10 @@
 """What is pending, on the disk: one row for each name that differs from the store's. Survives any crash.
 
 A SQLite database in WAL mode. A commit that must outlive the machine is made with `synchronous=FULL`; one
-that must outlive the process alone without waiting for the disk. Work is done in a thread, one call at a
-time, in order; commits that wait for each other are made as one.
+that must outlive the process alone without waiting for the disk: a power cut takes the last of these, and
+`keep_safe` bounds how many. Until a commit is on the disk nothing may be done that counts on it: no staged
+file is removed (`released`), and the store is changed after `safe` only. Work is done in a thread, one call
+at a time, in order; commits that wait for each other are made as one.
 """
 
 from __future__ import annotations
@@ -39,12 +41,15 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 #: Attributes of objects that are remembered at most, and notes of one kind.
 MAX_KNOWN, MAX_NOTES = 500_000, 10_000
+#: What need not outlive the machine at once does after so many seconds.
+SAFE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One pending name. state: see `pending.Entry`. told: everything else, as JSON can hold it. held: the
-    staged files it names; what of them is in memory is written with it.
+    staged files it names; what of them is in memory is written with it. synced: one that is put on the disk
+    before.
     """
 
     ident: int
@@ -52,6 +57,7 @@ class Row:
     state: str
     told: Mapping[str, Any] = field(default_factory=dict)
     held: Sequence[Draft] = ()
+    synced: Draft | None = None
 
     @property
     def drafts(self) -> list[int]:
@@ -76,7 +82,7 @@ Work = Callable[[apsw.Connection], None]
 class Journal:
     """The journal in one folder. source: the URL it is for. Raises ReelfsError for one of another source.
 
-    released: told the numbers of staged files that no row on the disk names any more.
+    released: told the numbers of staged files that no row names any more, whatever happens to the machine.
     """
 
     released: Callable[[Iterable[int]], object] = staticmethod(lambda numbers: None)
@@ -93,7 +99,7 @@ class Journal:
             # would do so in any commit, and wait for the disk: see `_commit_durably`.
             disk = os.statvfs(folder)
             pages = journal_room(disk.f_blocks * disk.f_frsize) // 4 // 4096
-            self._most_pages, self._pages = max(16, min(1000, pages)), 0
+            self._most_pages, self._pages, self._wrote = max(16, min(1000, pages)), 0, False
             self._db.set_wal_hook(self._note_pages)
             self._open(source)
         except apsw.Error as error:
@@ -104,12 +110,14 @@ class Journal:
         self._uses: Counter[int] = Counter()  # on the disk, or on its way there
         self._contents: dict[int, int] = {}  # staged files whose bytes are here, as of which change
         self._stale: list[int] = []  # of those, what goes with the next commit
+        self._freed: set[int] = set()  # that no row names, if the last commits reach the disk
+        self._unsafe, self._stirred = False, trio.Event()
         self._synchronous = ""
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
 
     def _note_pages(self, db: apsw.Connection, name: str, pages: int) -> int:
-        self._pages = pages
+        self._pages, self._wrote = pages, True
         return apsw.SQLITE_OK
 
     def _open(self, source: str) -> None:
@@ -173,8 +181,10 @@ class Journal:
         return max(int(told or 0), int(highest or 0))
 
     def names(self, number: int) -> bool:
-        """Whether a row names a staged file: as long as it does, a crash brings that file back."""
-        return self._uses[number] > 0
+        """Whether a row names a staged file: as long as it does, a crash brings that file back. (One that did
+        until lately counts: a power cut brings the row back.)
+        """
+        return self._uses[number] > 0 or number in self._freed
 
     def _asked(self, statement: str, *bindings: Any) -> list[Any]:
         try:
@@ -192,19 +202,21 @@ class Journal:
         notes: Iterable[tuple[str, Mapping[str, Any]]] = (),
         durable: bool = False,
         keep: bool = True,
+        lax: bool = False,
         first: Callable[[], object] | None = None,
     ) -> None:
         """Rows that are new or changed, numbers of files that are pending no more, notes: all or nothing.
 
-        keep: when there is no room for it, it is written with the next that finds some. first: what must be
-        done before, in the same thread (a staged file's sync); where it fails nothing of this is written.
+        keep: when there is no room for it, it is written with the next that finds some. lax: `safe` does not
+        wait for it: were it lost, asking the store would tell the same. first: what must be done before, in
+        the same thread (a staged file's sync); where it fails nothing of this is written.
         """
         put = _Put(list(rows), list(drop), keep, [(kind, json.dumps(told)) for kind, told in notes])
         put.first = first
         put.take(self._contents)
         for row in put.rows:
             self._uses.update(row.drafts)
-        await self._do(put, durable)
+        await self._do(put, durable, lax=lax)
 
     async def learn(self, key: str, version: str, told: str | None) -> None:
         """Attributes of a version of an object; None: there is none of that name."""
@@ -215,7 +227,7 @@ class Journal:
             else:
                 db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", (_blob(key), version, told))
 
-        await self._do(work, False)
+        await self._do(work, False, lax=True)
 
     async def note(self, kind: str, told: Mapping[str, Any]) -> None:
         """Something to be told to the operator, after a restart, too."""
@@ -235,13 +247,50 @@ class Journal:
 
         await self._do(work, False)
 
-    async def _do(self, work: Work, durable: bool) -> None:
+    async def safe(self) -> None:
+        """What was put until now outlives the machine. Raises NoRoom, ReelfsError."""
+        if self._unsafe:
+            await self._do(_nothing, True)
+
+    async def keep_safe(self) -> None:
+        """Until cancelled: what was put outlives the machine after `SAFE_SECONDS`."""
+        while True:
+            await self._stirred.wait()
+            await trio.sleep(SAFE_SECONDS)
+            self._stirred = trio.Event()
+            try:
+                await self._do(_nothing, True)
+            except ReelfsError as error:
+                log.info("the journal is not on the disk yet: %s", error)
+
+    def release_now(self) -> None:
+        """Have staged files that no row names any more removed, to make room. Waits for the disk."""
+        freed = set(self._freed)
+        try:
+            self._sync_log()
+        except OSError as error:
+            log.info("the journal is not on the disk yet: %s", error.strerror)
+        else:
+            self._let_go(freed)
+
+    def _sync_log(self) -> None:
+        """All commits so far are on the disk: they are in the log, or were put into the database, durably."""
+        try:
+            descriptor = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    async def _do(self, work: Work, durable: bool, *, lax: bool = False) -> None:
         """In order, and on the disk (durable) or in the system's hands when this returns. Raises NoRoom.
 
         Not interrupted: a caller that is cancelled learns of it afterwards, so memory and disk agree. What
         need not be on the disk takes some 50 us, a hop to a thread and back more: it is done in place.
         """
-        done = _Done(work)
+        done = _Done(work, lax)
         self._queue += [work, done]
         self._durable = self._durable or durable
         if not self._durable and self._pages < self._most_pages and not self._turn.locked():
@@ -272,7 +321,13 @@ class Journal:
                     work.failed = error
                 except Exception as error:  # the others of this batch must not be lost with it
                     work.failed = ReelfsError(f"before the journal {self.path}: {error!r}")
+        self._wrote = False
         failure = self._commit(batch, durable)
+        if durable and failure is None and not self._wrote:
+            try:
+                self._sync_log()  # there was nothing to commit: SQLite waited for nothing
+            except OSError as error:
+                failure = NoRoom(f"the journal {self.path} cannot be written: {error.strerror}")
         if self._pages >= self._most_pages // 2:
             try:
                 self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -320,6 +375,12 @@ class Journal:
                 again.append(work)
             elif isinstance(work, _Put):
                 self._release(number for row in work.rows for number in row.drafts)
+        if durable and failure is None:
+            self._unsafe = False
+            self._let_go(set(self._freed))
+        else:
+            self._unsafe = self._unsafe or any(isinstance(work, _Done) and not work.lax for work in batch)
+            self._stirred.set()
         if again:
             self._queue[:0] = again
             self._durable = self._durable or durable
@@ -345,7 +406,12 @@ class Journal:
                 del self._uses[number]
                 free.append(number)
         self.forget_bodies(free)
-        self.released(free)
+        self._freed.update(free)
+
+    def _let_go(self, numbers: set[int]) -> None:
+        """The disk has it that no row names these."""
+        self._freed -= numbers
+        self.released(number for number in numbers if not self._uses[number])
 
     def close(self, last_ident: int) -> None:
         """Write down what need not be before. Raises ReelfsError; it is closed all the same."""
@@ -355,6 +421,7 @@ class Journal:
                 for work in self._queue:
                     work(self._db)
                 _run(self._db, "INSERT OR REPLACE INTO about VALUES ('ident', ?)", (str(last_ident),))
+            self.release_now()
         except apsw.Error as error:
             raise _translated(error, self.path) from error
         finally:
@@ -375,7 +442,7 @@ class _Put:
     def take(self, known: Mapping[int, int]) -> None:
         """The bytes of what the rows name and is in memory, as they are now; known: what the journal has.
 
-        What it has of one that is a file by now is outdated, but the truth until that is on the disk.
+        What it has of one that is a file by now is outdated, but the truth until that file is on the disk.
         """
         for row in self.rows:
             for draft in row.held:
@@ -384,7 +451,7 @@ class _Put:
                     continue
                 if (body := draft.body) is not None:
                     self.bodies.append((draft.number, body, draft.changes))
-                elif at is not None and row.state == "closed":
+                elif at is not None and row.state == "closed" and (draft is row.synced or draft.was_synced):
                     self.outdated.append(draft.number)
 
     def __call__(self, db: apsw.Connection) -> None:
@@ -403,13 +470,17 @@ class _Put:
 class _Done:
     """Marks, in the queue, that everything before it is one caller's."""
 
-    def __init__(self, of: Work) -> None:
-        self.of = of
+    def __init__(self, of: Work, lax: bool) -> None:
+        self.of, self.lax = of, lax
         self.did = False
         self.error: ReelfsError | None = None
 
     def __call__(self, db: apsw.Connection) -> None:
         """Nothing to do."""
+
+
+def _nothing(db: apsw.Connection) -> None:
+    """All that is asked for is that it is durable."""
 
 
 def _told(text: str) -> Any:

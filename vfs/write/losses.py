@@ -132,10 +132,12 @@ class Losses(Besides):
                 self._dropped.add(entry.ident)
                 continue
             if entry.kind is Kind.FILE and entry.live is not None:
+                entry.live.sync()
                 if entry.dirty and not self._is_database(entry):
                     changed.append(self._keep_half(entry))
                     kept.append((entry.key, changed[-1].key))
                 else:
+                    entry.live.trim()
                     self.files.seal(entry)
             entry.dirty = False
             if entry.draft is None and entry.kind is Kind.FILE and not entry.origin:
@@ -179,9 +181,9 @@ class Losses(Besides):
         if isinstance(entry.trying, Draft) and not staging.has(entry.trying):
             entry.trying = None
         if entry.live is not None and not staging.has(entry.live):
-            entry.live, entry.dirty = None, False
+            was_closed, entry.live, entry.dirty = not entry.dirty, None, False
             if entry.draft is None and entry.origin is None:
-                return await self._not_there(entry)
+                return await self._not_there(entry) if was_closed else False
         if entry.draft is None or staging.has(entry.draft):
             return bool(entry.key)
         entry.draft = None

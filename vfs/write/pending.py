@@ -177,14 +177,21 @@ class Entry:
 
     # -- in the journal --------------------------------------------------------------------------------
 
-    def row(self) -> Row:
-        """As the journal keeps it. Its state: `open` while it was written to after it was last closed."""
+    def row(self, *, synced: Draft | None = None) -> Row:
+        """As the journal keeps it. Its state: `open` while it was written to after it was last closed.
+
+        synced: what is put on the disk before the row is. Of others only what is there already is told: a
+        row may outlive a power cut that they do not.
+        """
+        live = self.live
+        if live is not None and not (self.dirty or live is synced or live.was_synced):
+            live = None  # it is as `draft` and `origin` are
         told = {
             "kind": self.kind.value,
             "base": object_to(self.base),
             "attributes": self.attributes.to_json(),
-            "draft": _draft_to(self.draft),
-            "live": _draft_to(self.live),
+            "draft": _draft_to(self.draft, synced),
+            "live": _draft_to(live, synced),
             "origin": object_to(self.origin),
             "local": self.local,
             "whole": self.whole,
@@ -194,7 +201,7 @@ class Entry:
             "moved": self.moved,
             "asks": self.asks,
             "since": self.since,
-            "trying": _draft_to(self.trying) if isinstance(self.trying, Draft) else None,
+            "trying": _draft_to(self.trying, synced) if isinstance(self.trying, Draft) else None,
             "linking": self.trying if isinstance(self.trying, str) else None,
             "copying": object_to(self.trying) if isinstance(self.trying, StoredObject) else None,
             "starting": self.starting,
@@ -203,8 +210,8 @@ class Entry:
             "parts": {str(number): version for number, version in self.parts.items()},
             "sent": object_to(self.sent),
         }
-        held = [one for one in (self.draft, self.live, self.trying) if isinstance(one, Draft)]
-        return Row(self.ident, self.key, "open" if self.live and self.dirty else "closed", told, held)
+        held = [one for one in (self.draft, live, self.trying) if isinstance(one, Draft)]
+        return Row(self.ident, self.key, "open" if live and self.dirty else "closed", told, held, synced)
 
     @classmethod
     def from_row(cls, row: Row, staging: Staging, known: dict[int, Draft]) -> Entry:
@@ -234,10 +241,11 @@ class Entry:
         return entry
 
 
-def _draft_to(draft: Draft | None) -> list[Any] | None:
+def _draft_to(draft: Draft | None, synced: Draft | None) -> list[Any] | None:
     if draft is None:
         return None
-    return [draft.number, draft.size, object_to(draft.base), draft.limit, draft.own]
+    own = draft.own if draft is synced else draft.safe
+    return [draft.number, draft.size, object_to(draft.base), draft.limit, own]
 
 
 def _draft_from(told: Any, staging: Staging, known: dict[int, Draft], *, written: bool) -> Draft | None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 import trio
 
-from vfs.errors import Damaged, NotFound, ReelfsError, Stale
+from vfs.errors import Damaged, NoRoom, NotFound, ReelfsError, Stale
 from vfs.spans import StoredObject
 from vfs.storage import upload
 from vfs.storage.base import Body, ObjectDetails, Part, Store
@@ -116,7 +116,8 @@ class Sender:
                 if (entry.key, entry.base, _content(entry)) != (key, base, content):
                     return  # something else is to be sent by now
                 entry.try_(sending)
-                await self.drive.journal.put([entry.row()])
+                await self.drive.journal.put([entry.row()], lax=True)
+                await self._safe()
                 if (entry.key, entry.base, _content(entry)) != (key, base, content):
                     return
                 self._point("put")
@@ -157,11 +158,24 @@ class Sender:
             if self.drive.pending.active(entry.key) is entry:
                 await self.drive.conflict(entry, why)
             return False
-        if changed:
-            await trio.to_thread.run_sync(draft.sync)
-            if self.drive.pending.active(entry.key) is entry:
-                await self.drive.journal.put([entry.row()], durable=True)
+        if changed or draft.own != draft.safe:
+            await self._on_disk(entry)
         return True
+
+    async def _on_disk(self, entry: Entry) -> None:
+        """What was fetched of it outlives the machine, before what it was fetched from is replaced."""
+        for staged in (entry.draft, entry.live):
+            if staged is not None:
+                await trio.to_thread.run_sync(staged.sync)
+        if entry.key and self.drive.pending.active(entry.key) is entry:
+            await self.drive.journal.put([entry.row()], durable=True)
+
+    async def _safe(self) -> None:
+        """Before the store is changed: what programs did until now outlives the machine, or a power cut would
+        undo it here and not there. Where the disk is full that cannot be: sending is what makes room.
+        """
+        with contextlib.suppress(NoRoom):
+            await self.drive.journal.safe()
 
     async def _resolve(self, entry: Entry) -> None:
         """Learn what became of a request that was never answered: its content may be there by now."""
@@ -253,7 +267,7 @@ class Sender:
             self._point("upload-began")
             if entry.key == key:
                 entry.upload, entry.upload_of, entry.parts, entry.starting = name, mark, {}, None
-                await self.drive.journal.put([entry.row()])
+                await self.drive.journal.put([entry.row()], lax=True)
             else:
                 await self._abort(Abandoned(key, name, []))
             self._point("upload-noted")
@@ -262,7 +276,7 @@ class Sender:
             self.sent_bytes += length
             if entry.upload is not None and entry.key == key and entry.upload_of == mark:
                 entry.parts[part.number] = part.version
-                await self.drive.journal.put([entry.row()])
+                await self.drive.journal.put([entry.row()], lax=True)
                 self._point("part-sent")
 
         done = {number: Part(number, version) for number, version in entry.parts.items()}
@@ -302,7 +316,7 @@ class Sender:
         else:
             entry.starting = there
             if self.drive.pending.active(key) is entry:
-                await self.drive.journal.put([entry.row()])
+                await self.drive.journal.put([entry.row()], durable=True)
 
     async def _arrived(
         self, entry: Entry, key: str, stored: StoredObject, content: Content, told: Attributes
@@ -340,7 +354,7 @@ class Sender:
                 drop.append(entry.ident)
             elif self.drive.pending.get(key) is entry:
                 rows.append(entry)
-        await self.drive.journal.put([one.row() for one in rows], drop=drop)
+        await self.drive.journal.put([one.row() for one in rows], drop=drop, lax=True)
         self._point("settled")
         await self.drive.book.learn(stored, told)
 
@@ -354,7 +368,7 @@ class Sender:
 
     async def _settle_now(self, entry: Entry, stored: StoredObject | None) -> None:
         self._settle(entry, stored)
-        await self.drive.journal.put([], drop=[entry.ident])
+        await self.drive.journal.put([], drop=[entry.ident], lax=True)
         self._point("settled")
 
     async def _rest(self, entry: Entry) -> None:
@@ -391,8 +405,7 @@ class Sender:
                     await self.drive.files.fill(entry, staged)
             if entry.sent is not None and entry.draft is not None:
                 entry.sent = None
-        if entry.key and self.drive.pending.get(entry.key) is entry:
-            await self.drive.journal.put([entry.row()])
+        await self._on_disk(entry)
 
     async def _mark(self, entry: Entry) -> None:
         """An empty folder lasts by its marker; one with something in it needs none."""
@@ -403,6 +416,7 @@ class Sender:
                 await self._settle_now(entry, None)
             return
         if stored is None:
+            await self._safe()
             self._point("mark")
             try:
                 stored = await self._store.put(key, b"", replaces=None, metadata=entry.attributes.metadata())
@@ -439,6 +453,7 @@ class Sender:
             if self.drive.pending.active(key) is entry:
                 await self._settle_now(entry, None)
             return
+        await self._safe()
         try:
             if self._trash and not entry.moved and not key.endswith("/") and not trash.holds(key):
                 self._point("trash")

@@ -56,6 +56,7 @@ class WriteSession:
     async def fsync(self, entry: Entry) -> None:
         """See the setting `write.fsync`. Raises DeadlineExceeded: then it is in the journal still."""
         await self.drive.files.flush(entry)
+        await self.drive.journal.safe()  # its name, too
         if not self._fsync_to_store or entry.local or not entry.key:
             return
         if companions.unfinished(self.drive.pending, entry.key):
@@ -63,6 +64,10 @@ class WriteSession:
         draft = await self.drive.files.sealed(entry)
         if draft is not None:
             await self.uploader.wait_for(entry, draft)
+
+    async def sync_names(self) -> None:
+        """What was created, moved and removed until now stays so, whatever happens to the machine."""
+        await self.drive.journal.safe()
 
     def queue_json(self) -> bytes:
         """`.reelfs/queue.json`."""
@@ -97,8 +102,11 @@ class WriteSession:
         return keys
 
     async def flush(self, below: str = "", *, patience: float | None = None) -> list[Waiting]:
-        """Send what waits; what is left."""
-        return await self.uploader.flush(below, patience=patience)
+        """Send what waits; what is left. What had nothing to be sent outlives the machine, too."""
+        left = await self.uploader.flush(below, patience=patience)
+        with suppress(NoRoom):
+            await self.drive.journal.safe()
+        return left
 
 
 def staging_folder(base: Path, url: str) -> Path:
@@ -198,6 +206,7 @@ async def open_writing(
         _tell(session.recovered)
         async with background() as nursery:
             await nursery.start(uploader.run)
+            nursery.start_soon(journal.keep_safe)
             try:
                 yield session
             finally:
