@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from vfs import transfer
+from vfs import durable, transfer
 from vfs.errors import ReelfsError
 from vfs.spans import StoredObject
 from vfs.userdata import DATABASE
@@ -54,7 +54,7 @@ class Folder:
     """Where the files of a session are. Owner-only; held by one process (and the shell it started)."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(path)
         self.path = path
         self.file = path / DATABASE
         self.out = path / "snapshot"
@@ -76,13 +76,13 @@ class Folder:
             raise ReelfsError(f"{self._note} cannot be read: {error}") from error
 
     def write(self, note: Note) -> None:
-        """Note it, whole."""
+        """Note it, whole; it and the database are there after a power cut, too."""
         new = self._note.with_suffix(".new")
         with new.open("w", encoding="utf-8") as file:
             json.dump(asdict(note), file)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(self._note)
+        durable.replace(new, self._note)
 
     def beside(self, kind: str) -> str | None:
         """The path of a companion of the database, if it is there."""

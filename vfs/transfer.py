@@ -19,6 +19,7 @@ from typing import Any
 import trio
 import xxhash
 
+from vfs import durable
 from vfs.errors import ConfigError, NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage import upload
@@ -32,7 +33,9 @@ log = logging.getLogger("vfs.transfer")
 MIB = 1 << 20
 #: Bytes of one request of a download, and requests on their way.
 PIECE, AT_ONCE = 8 * MIB, 4
-#: Extended attribute of a `.part` file: the version it is of.
+#: What came is put on the disk after so many pieces: a try after a power cut goes on from there.
+SYNC_PIECES = 8
+#: Extended attribute of a `.part` file: see `_note`.
 _VERSION = "user.reelfs.version"
 
 Progress = Callable[[int], object]
@@ -212,7 +215,7 @@ async def get(remote: Remote, path: Path, *, replace: bool, progress: Progress) 
         try:
             with part.open("a+b", buffering=0) as file:
                 await download(store, stored, file, progress)
-            part.replace(path)
+            durable.replace(part, path)
         except OSError as error:
             raise ReelfsError(f"{part}: {error.strerror}") from error
         return stored
@@ -221,7 +224,8 @@ async def get(remote: Remote, path: Path, *, replace: bool, progress: Progress) 
 async def download(store: Store, stored: StoredObject, file: Any, progress: Progress) -> None:
     """Make an unbuffered file, open for appending and reading, the object: on the disk when this returns.
 
-    What an earlier try left in it of this very version stays; pieces come several requests ahead, in order.
+    What an earlier try left in it of this very version stays, as far as it had reached the disk; pieces come
+    several requests ahead, in order.
     Raises Corrupt, and empties the file, where all of it has not the checksum the store keeps.
     """
     at = _resumed(file.fileno(), stored)
@@ -248,6 +252,8 @@ async def download(store: Store, stored: StoredObject, file: Any, progress: Prog
                 while number not in arrived:
                     await ready.wait()
             await trio.to_thread.run_sync(_append, file.fileno(), arrived.pop(number))
+            if (number + 1) % SYNC_PIECES == 0:
+                await trio.to_thread.run_sync(_sync, file.fileno(), stored)
             progress(length)
             async with ready:
                 written = number + 1
@@ -281,18 +287,38 @@ def _sum(descriptor: int, size: int) -> int:
 
 def _resumed(descriptor: int, stored: StoredObject) -> int:
     """How many bytes of this very version are there already."""
-    told = f"{stored.version} {stored.size}".encode()
-    try:
-        known = os.getxattr(descriptor, _VERSION)
-    except OSError:
-        known = b""
-    size = os.fstat(descriptor).st_size
-    if known == told and size <= stored.size:
-        return size
-    os.ftruncate(descriptor, 0)
+    size, synced = os.fstat(descriptor).st_size, 0
+    with contextlib.suppress(OSError, ValueError):
+        version, told, boot = os.getxattr(descriptor, _VERSION).decode().rsplit(" ", 2)
+        if version == _told(stored):  # beyond what was synced, a power cut may have left anything
+            synced = size if boot == _boot() != "unknown" else int(told)
+    if synced > min(size, stored.size):
+        synced = 0
+    os.ftruncate(descriptor, synced)
+    _note(descriptor, stored, synced)
+    return synced
+
+
+def _note(descriptor: int, stored: StoredObject, synced: int) -> None:
+    """Of which version it is, how much of it is on the disk, and since when this machine runs."""
     with contextlib.suppress(OSError):  # a file system without attributes: the next try begins anew
-        os.setxattr(descriptor, _VERSION, told)
-    return 0
+        os.setxattr(descriptor, _VERSION, f"{_told(stored)} {synced} {_boot()}".encode())
+
+
+def _sync(descriptor: int, stored: StoredObject) -> None:
+    os.fdatasync(descriptor)
+    _note(descriptor, stored, os.fstat(descriptor).st_size)
+
+
+def _told(stored: StoredObject) -> str:
+    return f"{stored.version} {stored.size}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
 
 
 def _append(descriptor: int, body: Any) -> None:

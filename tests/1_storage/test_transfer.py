@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import AsyncIterator, Callable
@@ -174,6 +175,37 @@ def test_a_download_goes_on_where_it_was_if_the_version_is_the_same(
     part.write_bytes(b"of something else")
     get(target, replace=True)
     assert target.read_bytes() == BODY
+
+
+def test_a_download_goes_on_after_a_power_cut_from_what_was_on_the_disk(
+    put: Put, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was written since, a cut may leave zeros, or anything."""
+    put()
+    target, part = tmp_path / "back", tmp_path / "back.part"
+    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "SYNC_PIECES", 3)
+    reads = itertools.count()
+
+    def spoil(body: bytes) -> bytes:
+        if next(reads) >= 12:
+            raise StoreError("the line is cut")
+        return body
+
+    store.fault("read", times=99, spoil=spoil)
+    with pytest.raises(StoreError):
+        get(target)
+    synced = int(os.getxattr(part, "user.reelfs.version").split()[-2])
+    assert synced >= 6 * transfer.PIECE
+    with part.open("r+b") as file:
+        file.seek(synced)
+        file.write(bytes(2 * transfer.PIECE))
+    monkeypatch.setattr(transfer, "_boot", lambda: "since another start of the machine")
+    store.heal()
+    store.log.clear()
+    get(target)
+    assert target.read_bytes() == BODY
+    assert sum(request.length for request in store.reads()) == SIZE - synced
 
 
 def test_names_of_objects() -> None:

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from vfs.durable import sync_folder
 from vfs.errors import Denied, NotFound, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage import localmeta
@@ -120,7 +121,7 @@ class Writer:
                     file.flush()
                     os.fsync(file.fileno())
             for made in (folder, f"{self._root}/{UPLOADS}", self._root):
-                _sync_folder(made)
+                sync_folder(made)
         return upload
 
     def part(self, key: str, upload: str, number: int, body: Body) -> Part:
@@ -130,7 +131,7 @@ class Writer:
             _write_all(file.fileno(), memoryview(body))
             os.fsync(file.fileno())
             os.replace(path + ".new", path)
-            _sync_folder(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
         return Part(number, str(len(body)))
 
     def complete(
@@ -351,14 +352,6 @@ def _renameat2(path: str, folder: int, name: str, flags: int) -> None:
     if _libc.renameat2(_AT_FDCWD, os.fsencode(path), folder, os.fsencode(name), flags):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, rest: memoryview) -> None:

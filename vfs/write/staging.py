@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from vfs import durable
 from vfs.errors import NoRoom, ReelfsError
 from vfs.spans import StoredObject
 from vfs.write.draft import Draft
@@ -56,7 +57,7 @@ class Staging:
         self._limit = limit
         self._floor = floor
         self._used, self._counted = 0, -math.inf
-        make_durable(folder)
+        durable.make_folder(folder)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +102,7 @@ class Staging:
 
     def sync_folder(self) -> None:
         """The names of drafts that were made are on the disk, whatever happens to the machine."""
-        _sync_folder(self.folder)
+        durable.sync_folder(self.folder)
 
     def remember(self, bodies: dict[int, bytes]) -> None:
         """What the journal has of drafts of an earlier mount."""
@@ -213,24 +214,6 @@ class Staging:
     def close(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
-
-
-def make_durable(folder: Path) -> None:
-    """Make a folder, the owner's alone, and those above it; a power cut leaves them where they are."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for above in folder.resolve().parents:
-        try:
-            _sync_folder(above)
-        except OSError:
-            return  # one of others, made long ago
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def journal_room(disk: int) -> int:
