@@ -184,6 +184,30 @@ async def test_no_write_follows_a_link_out(root: Path) -> None:
 
 
 @trio_test
+async def test_no_body_waits_behind_a_link_that_another_put_there(root: Path) -> None:
+    """Who may write to the folder cannot have us write elsewhere."""
+    outside = root.parent / "outside"
+    (outside / "theirs.parts").mkdir(parents=True)
+    (outside / "theirs.parts" / "key").write_bytes(b"a")
+    (root / ".reelfs-uploads").symlink_to(outside)
+    store = LocalStore(root)
+    with pytest.raises(Denied, match="remove it"):
+        await store.put("a", b"ours", replaces=None)
+    with pytest.raises(Denied):
+        await store.start_upload("a")
+    with pytest.raises(Denied):
+        await store.put_part("a", "theirs.parts", 1, b"ours")
+    with pytest.raises(Denied):
+        await store.abort_upload("a", "theirs.parts")
+    with pytest.raises(Denied):
+        await store.uploads()
+    assert [str(path.relative_to(outside)) for path in outside.rglob("*")] == [
+        "theirs.parts",
+        "theirs.parts/key",
+    ]
+
+
+@trio_test
 async def test_many_writers_leave_nothing_behind(root: Path) -> None:
     """The folder of uploads comes and goes under all of them."""
     store = LocalStore(root)

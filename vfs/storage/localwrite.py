@@ -111,35 +111,34 @@ class Writer:
             os.mkdir(f"{uploads}/{upload}", 0o700)
             return upload
 
-        with self._errors(key):
-            upload = self._in_uploads(make)
-            folder = f"{self._root}/{UPLOADS}/{upload}"
+        with self._errors(key), self._in_uploads(make) as (uploads, upload):
+            folder = f"{uploads}/{upload}"
             told = json.dumps(dict(metadata or {})).encode()
             for name, text in (("metadata", told), ("key", os.fsencode(key))):
                 with open(f"{folder}/{name}", "wb") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
-            for made in (folder, f"{self._root}/{UPLOADS}", self._root):
+            for made in (folder, uploads, self._root):
                 sync_folder(made)
-        return upload
+            return upload
 
     def part(self, key: str, upload: str, number: int, body: Body) -> Part:
         """Keep one part."""
-        path = f"{self._folder(key, upload)}/{number}"
-        with self._errors(key), open(path + ".new", "wb", buffering=0) as file:
-            _write_all(file.fileno(), memoryview(body))
-            os.fsync(file.fileno())
+        with self._errors(key), self._folder(key, upload) as folder:
+            path = f"{folder}/{number}"
+            with open(path + ".new", "wb", buffering=0) as file:
+                _write_all(file.fileno(), memoryview(body))
+                os.fsync(file.fileno())
             os.replace(path + ".new", path)
-            sync_folder(os.path.dirname(path))
+            sync_folder(folder)
         return Part(number, str(len(body)))
 
     def complete(
         self, key: str, upload: str, parts: Sequence[Part], replaces: StoredObject | None
     ) -> os.stat_result:
         """Join the parts under the key."""
-        folder = self._folder(key, upload)
-        with self._errors(key), self._waiting() as (path, descriptor):
+        with self._errors(key), self._folder(key, upload) as folder, self._waiting() as (path, descriptor):
             for part in parts:
                 with open(f"{folder}/{part.number}", "rb") as file:
                     _copy_all(file.fileno(), descriptor)
@@ -153,14 +152,14 @@ class Writer:
 
     def abort(self, key: str, upload: str) -> None:
         """Drop the parts of an upload."""
-        with contextlib.suppress(NotFound):
-            shutil.rmtree(self._folder(key, upload), ignore_errors=True)
+        with contextlib.suppress(NotFound), self._folder(key, upload) as folder:
+            shutil.rmtree(folder, ignore_errors=True)
             self._tidy()
 
     def uploads(self, prefix: str) -> dict[str, str]:
         """Keys of uploads under way, by name."""
         found = {}
-        with contextlib.suppress(FileNotFoundError), os.scandir(f"{self._root}/{UPLOADS}") as entries:
+        with contextlib.suppress(FileNotFoundError), self._uploads() as path, os.scandir(path) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError), open(f"{entry.path}/key", "rb") as file:
                     key = os.fsdecode(file.read())
@@ -175,23 +174,49 @@ class Writer:
 
     # -- steps ------------------------------------------------------------------------------------------
 
-    def _folder(self, key: str, upload: str) -> str:
-        folder = f"{self._root}/{UPLOADS}/{upload}"
-        if "/" in upload or not upload.endswith(".parts") or not os.path.isdir(folder):
-            raise NotFound(f"no such upload of {key}")
-        return folder
+    @contextlib.contextmanager
+    def _uploads(self) -> Iterator[str]:
+        """A path to the folder of uploads that leads there whatever comes to have its name: who else may
+        write to the source could put a link there. Raises FileNotFoundError, Denied.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(f"{self._root}/{UPLOADS}", flags)
+        except NotADirectoryError:
+            raise Denied(f"{UPLOADS} in the source is no folder: remove it") from None
+        try:
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
 
-    def _in_uploads(self, make: Callable[[str], T]) -> T:
-        """Make something in the folder of uploads, which another writer may just be taking away, empty."""
-        folder = f"{self._root}/{UPLOADS}"
-        while True:
-            try:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder, 0o700)
-                return make(folder)
-            except FileNotFoundError:
-                if not os.path.isdir(self._root):
-                    raise
+    @contextlib.contextmanager
+    def _folder(self, key: str, upload: str) -> Iterator[str]:
+        with contextlib.ExitStack() as stack:
+            folder = ""
+            with contextlib.suppress(FileNotFoundError):
+                folder = f"{stack.enter_context(self._uploads())}/{upload}"
+            if "/" in upload or not upload.endswith(".parts") or not os.path.isdir(folder):
+                raise NotFound(f"no such upload of {key}")
+            yield folder
+
+    @contextlib.contextmanager
+    def _in_uploads(self, make: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """Make something in the folder of uploads, which another writer may just be taking away, empty. That
+        folder, and what was made.
+        """
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(f"{self._root}/{UPLOADS}", 0o700)
+                    folder = stack.enter_context(self._uploads())
+                    made = make(folder)
+                    break
+                except FileNotFoundError:
+                    stack.close()
+                    if not os.path.isdir(self._root):
+                        raise
+            yield folder, made
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[tuple[str, int]]:
@@ -201,12 +226,12 @@ class Writer:
             path = f"{folder}/{secrets.token_hex(8)}.new"
             return path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
 
-        path, descriptor = self._in_uploads(make)
-        try:
-            yield path, descriptor
-        finally:
-            os.close(descriptor)
-            self._drop(path)
+        with self._in_uploads(make) as (_, (path, descriptor)):
+            try:
+                yield path, descriptor
+            finally:
+                os.close(descriptor)
+                self._drop(path)
 
     def _drop(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -221,13 +246,13 @@ class Writer:
             os.symlink(localmeta.link_text(told), path)
             return path
 
-        path = self._in_uploads(make)
-        try:
-            if (at := localmeta.mtime_ns(told)) is not None:
-                os.utime(path, ns=(at, at), follow_symlinks=False)
-            self._named(key, path, replaces)
-        finally:
-            self._drop(path)
+        with self._in_uploads(make) as (_, path):
+            try:
+                if (at := localmeta.mtime_ns(told)) is not None:
+                    os.utime(path, ns=(at, at), follow_symlinks=False)
+                self._named(key, path, replaces)
+            finally:
+                self._drop(path)
 
     def _make_folder(
         self, key: str, body: Body, replaces: StoredObject | None, told: Metadata
