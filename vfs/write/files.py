@@ -304,6 +304,14 @@ class Files:
         if not entry.opened and not entry.writers:
             self.drop(entry)
 
+    def end(self) -> None:
+        """Nobody reads any more, though the kernel may not have told of the last close: only what waits is
+        kept.
+        """
+        for entry in self._pending:
+            if entry.settled is not None:
+                self.drop(entry)
+
     def reclaim(self) -> None:
         """Make room: drop what is kept of files the store has. From any thread."""
         if not trio.lowlevel.in_trio_run():

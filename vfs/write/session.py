@@ -218,7 +218,7 @@ async def open_writing(
                 if left:
                     log.warning("%d files wait in the journal for the next mount: %s", len(left), folder)
     finally:
-        files.reclaim()
+        files.end()
         try:
             journal.close(drive.last_ident)
         finally:

@@ -146,11 +146,14 @@ class Uploader(Sender):
         return (entry for entry in unsettled if entry.waiting and entry.key.startswith(below))
 
     def _is_moving(self, entry: Entry, before: Mapping[int, int]) -> bool:
-        """Whether it was not tried yet since `before`, and waits for nothing that was tried in vain."""
+        """Whether it was not tried yet since `before`, and waits for nothing that was tried in vain. (What it
+        waits for may be what is being sent, or has arrived and is only to be noted.)
+        """
         if entry.key in self._sending or self._news.is_set():
             return True
         has_failed = entry.error and entry.attempts > before.get(entry.ident, 0)
-        return not has_failed and entry.ident not in self._schedule.blocked and entry.is_ready()
+        waits = entry.ident in self._schedule.blocked and not self._sending
+        return not has_failed and not waits and entry.is_ready()
 
     async def wait_for(self, entry: Entry, draft: Draft) -> None:
         """The store has this content (or a later one). Raises the error of the last attempt when it takes
