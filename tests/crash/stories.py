@@ -69,6 +69,14 @@ STORIES: dict[str, tuple[State, list[tuple[tuple[Any, ...], State | None]]]] = {
             (("send",), None),
         ],
     ),
+    "rename what is small and pending": (
+        {},
+        [
+            (("store_file", "a", NEW), {"a": NEW}),
+            (("rename", "a", "b"), {"b": NEW}),
+            (("send",), None),
+        ],
+    ),
     "save as editors do": (
         {"a": OLD},
         [

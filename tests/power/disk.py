@@ -120,7 +120,7 @@ Step = list[tuple[Folder, bytes, Node | None]]
 
 @dataclass
 class Disk:
-    """ordered: see the module. operations: what was done, by name. At number `last` of them (counted from 1)
+    """ordered: see the module. operations: what was done, by kind. At number `last` of them (counted from 1)
     the power is cut, before it takes effect.
     """
 

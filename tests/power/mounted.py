@@ -242,7 +242,7 @@ class Lossy(pyfuse3.Operations):
     async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         self.child(parent_inode, name)
         folder = self.folder(parent_inode)
-        self._take(folder, "unlink", [(folder, name, None)])
+        self._take(folder, f"unlink {os.fsdecode(name)}", [(folder, name, None)])
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         gone = self.child(parent_inode, name)

@@ -105,13 +105,26 @@ def store(tmp_path: Path) -> Iterator[ParentStore]:
         yield store
 
 
-@pytest.mark.parametrize("name", ["save over what is pending", "written over", "exchange"])
-def test_the_power_goes_in_the_middle_and_at_the_end(
+@pytest.mark.parametrize(
+    "name", ["save over what is pending", "rename what is small and pending", "written over", "exchange"]
+)
+def test_the_power_goes_as_the_store_is_changed(
     name: str, processes: Any, store: ParentStore, disks: LossyDisks
 ) -> None:
+    """Before a request, and after it."""
     teller = PowerTeller(processes, store, disks, ordered=False)
-    teller.cut(name, [(Left.SOME, 5)], at=60)
-    teller.cut(name, [(Left.NOTHING, 0)])
+    teller.operations(name)
+    points = list(store.points)
+    for point in ("put", "sent"):
+        teller.cut(name, [(Left.NOTHING, 0), (Left.SOME, 5)], point=points.index(point) + 1)
+
+
+def test_the_power_goes_as_a_staged_file_goes(processes: Any, store: ParentStore, disks: LossyDisks) -> None:
+    """The disk may have that, and not the row of the journal that another file has its name by now."""
+    name = "save over what is pending"
+    teller = PowerTeller(processes, store, disks, ordered=False)
+    at = teller.operations(name).index("unlink 1") + 2
+    teller.cut(name, [(Left.SOME, seed) for seed in range(6)], at=at)
 
 
 @pytest.mark.slow
