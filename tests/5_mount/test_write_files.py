@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import mmap
@@ -183,6 +184,36 @@ def sync(path: Path) -> None:
     """Have it in the store."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def test_locks_hold_between_processes(here: Path) -> None:
+    """Whole files (flock) and ranges of them (fcntl), until they are let go."""
+    path = here / "locked"
+    path.write_bytes(bytes(100))
+    program = (
+        "import errno, fcntl, sys\n"
+        "file = open(sys.argv[1], 'r+b')\n"
+        "for lock in (lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB),\n"
+        "             lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 50),\n"
+        "             lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 0)):\n"
+        "    try:\n"
+        "        lock()\n"
+        "        print('got')\n"
+        "    except OSError as error:\n"
+        "        print(errno.errorcode[error.errno])\n"
+    )
+
+    def another() -> list[str]:
+        done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, check=True)
+        return done.stdout.decode().split()
+
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        fcntl.lockf(file, fcntl.LOCK_EX, 20, 45)
+        assert another() == ["EAGAIN", "EAGAIN", "got"]
+        fcntl.flock(file, fcntl.LOCK_UN)
+        fcntl.lockf(file, fcntl.LOCK_UN, 20, 45)
+        assert another() == ["got", "got", "got"]
 
 
 def test_a_memory_map_is_written(here: Path) -> None:

@@ -254,14 +254,18 @@ class Journal:
 
     async def keep_safe(self) -> None:
         """Until cancelled: what was put outlives the machine after `SAFE_SECONDS`."""
+        failure = ""
         while True:
             await self._stirred.wait()
             await trio.sleep(SAFE_SECONDS)
             self._stirred = trio.Event()
             try:
                 await self._do(_nothing, True)
+                failure = ""
             except ReelfsError as error:
-                log.info("the journal is not on the disk yet: %s", error)
+                if str(error) != failure:
+                    log.info("the journal is not on the disk yet: %s", error)
+                failure = str(error)
 
     def release_now(self) -> None:
         """Have staged files that no row names any more removed, to make room. Waits for the disk."""
