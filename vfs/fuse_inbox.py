@@ -6,9 +6,12 @@ mounts that can be written to have it; on others the kernel refuses before anybo
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
-from vfs.errors import ReadOnly, TooBig
+from vfs.errors import NoRoom, ReadOnly, TooBig
 from vfs.found import Found
 from vfs.fuse import OpenFile
 from vfs.fuse_guard import answered, asker, inner, killable
@@ -30,14 +33,37 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Dropped(OpenFile):
-    """A file that is being written into a made folder. fresh: there is something nobody was given yet."""
+    """A file that is being written into a made folder. fresh: there is something nobody was given yet.
+
+    broken: a write failed. What there is of it is given to nobody.
+    """
 
     inbox: Inbox = field(kw_only=True)
     name: str = field(kw_only=True)
     file: IO[bytes] = field(kw_only=True)
     size: int = 0
     fresh: bool = True
+    broken: bool = False
     lock: trio.Lock = field(default_factory=trio.Lock)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Around what takes room on the disk of `path`. Raises NoRoom."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom(f"no room where files are dropped, {path}: {error.strerror}") from None
+        raise
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """A disk that is nearly full takes a part. Raises OSError for the rest."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
 
 
 async def _empty() -> bytes:
@@ -104,8 +130,9 @@ class InboxAdapter(WritableAdapter):
     def _begin(self, inode: Inode, inbox: Inbox, name: str, pid: int) -> FileInfo:
         if inbox.receive is None:
             raise ReadOnly(f"{inode.found.path}: no files are taken here")
-        inbox.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = tempfile.NamedTemporaryFile(dir=inbox.staging, prefix=".part-")  # noqa: SIM115
+        with _room(inbox.staging):
+            inbox.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = tempfile.NamedTemporaryFile(dir=inbox.staging, prefix=".part-")  # noqa: SIM115
         dropped = Dropped(inode, pid, inbox=inbox, name=name, file=file)
         inode.opened += 1
         self._dropping[inode.number] = dropped
@@ -126,11 +153,14 @@ class InboxAdapter(WritableAdapter):
         dropped = self.files.get(handle)
         if not isinstance(dropped, Dropped):
             return await inner(super().write)(handle, offset, data)
+        broken, dropped.broken = dropped.broken, True
         if offset + len(data) > dropped.inbox.limit:
             raise TooBig(f"{dropped.name}: at most {dropped.inbox.limit} bytes are taken here")
         async with dropped.lock:
-            await trio.to_thread.run_sync(os.pwrite, dropped.file.fileno(), data, offset)
+            with _room(dropped.inbox.staging):
+                await trio.to_thread.run_sync(_write_all, dropped.file.fileno(), data, offset)
             dropped.size, dropped.fresh = max(dropped.size, offset + len(data)), True
+        dropped.broken = broken
         return len(data)
 
     @answered
@@ -163,9 +193,10 @@ class InboxAdapter(WritableAdapter):
     async def _hand_over(self, dropped: Dropped) -> None:
         receive = dropped.inbox.receive
         async with dropped.lock:
-            if dropped.fresh and receive is not None:
+            if dropped.fresh and not dropped.broken and receive is not None:
                 dropped.fresh = False
-                await receive(dropped.name, Path(dropped.file.name))
+                with _room(dropped.inbox.staging):
+                    await receive(dropped.name, Path(dropped.file.name))
 
     @answered
     async def release(self, handle: int) -> None:

@@ -8,35 +8,36 @@ from functools import partial
 
 import numpy as np
 
-from vfs import Malformed, NotFound, Place, Source, Spliced, in_thread, in_worker
-from vfs_search import cascade, databases, origins, sampling
+from vfs import Malformed, NotFound, Place, Spliced, in_thread
+from vfs_search import cascade, databases, looks, origins
 from vfs_search.cascade import Stretch
 from vfs_search.catalog import Entry, Snapshot
 from vfs_search.grammar import Moment, Options
 from vfs_search.hits import Answer, Hit, order
 from vfs_search.landmarks import HOP, RATE
 from vfs_search.local import Local
+from vfs_search.looks import Looks, Preparing
 from vfs_search.options import Options as Settings
 from vfs_search.origins import Origin
-from vfs_search.sampling import DEMUXERS, Plan, Question, Still
+from vfs_search.sampling import Plan, Question, Still
 
 #: Seconds shown before and after a picture that was found.
 AROUND = 2.0
 #: Stretches of the file itself this near to what was asked about are no answer (seconds).
 _OWN = 1.0
-#: Seconds of computing that a question may take.
-_PATIENCE = 120.0
 #: The score below which a result is not shown unless `min:` says so.
 SURE = 0.5
 NOTHING = "nothing is indexed yet: run `reelfs index SOURCE`"
+PREPARING = "what is asked about is still being looked at: look again in a moment"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What questions are held to: the settings, and how pictures are described."""
+    """What questions are held to: the settings, how pictures are described, and who looks at them."""
 
     options: Settings
     plan: Plan
+    looks: Looks
 
     def asking(self, options: Options) -> tuple[str, Plan]:
         """(name of the descriptor that is asked for, "" = grad512; how pictures are described).
@@ -70,7 +71,6 @@ async def frame(
     """Where else a picture occurs. Raises as `clip`."""
     descriptor, plan = limits.asking(options)
     node, about = await _clip(root, f"{asked.path}@{asked.selection.canonical}.mp4")
-    number = int(node.attributes.get("start_frame_index", "0"))
     time = float(asked.selection.start.value) if asked.selection.start.kind == "time" else about.start
     about = replace(about, start=time, end=time)
     hits: list[Hit] = []
@@ -85,8 +85,10 @@ async def frame(
                 return _answer(hits, _status(snapshot) | {"tiers": ["provenance", "coded"]}, options)
     if snapshot is None:
         return Answer((), _status(snapshot))
-    source = Source(partial(root.stream, node.layout), node.layout.size)
-    shown = await in_worker(sampling.one_frame, "mp4", number, plan, source=source, deadline=_PATIENCE)
+    try:
+        shown = await limits.looks.at(root, await looks.frame_of(root, node, about.path, plan))
+    except Preparing:
+        return _preparing(hits, _status(snapshot), options)
     return await _pictures(root, snapshot, shown, about, options, limits, hits)
 
 
@@ -99,8 +101,7 @@ async def clip(
     hits = [] if descriptor else await _from_origins(root, about, options)
     if snapshot is None or options.tier == "provenance" or (hits and not options.tier):
         return _answer(hits, _status(snapshot) | {"tiers": ["provenance"]}, options)
-    source = Source(partial(root.stream, node.layout), node.layout.size)
-    decoded = partial(in_worker, sampling.question, "mp4", plan, source=source, deadline=_PATIENCE)
+    decoded = partial(limits.looks.at, root, await looks.clip_of(root, node, about.path, plan))
     known = None if descriptor else await _known(root, snapshot, about)
     return await stretches(root, snapshot, decoded, about, options, limits, hits, known)
 
@@ -113,16 +114,20 @@ async def local(
     Raises Malformed, Damaged, NoMedia, TooBig, WorkerFailed.
     """
     _, plan = limits.asking(options)
-    demuxer = DEMUXERS.get(file.path.suffix.lower())
-    if demuxer is None:
-        shown = await in_worker(sampling.still, await file.read(), plan, deadline=_PATIENCE)
+    if looks.demuxer_of(file) is None:
+        try:
+            shown = await limits.looks.at(root, looks.picture_of(file, plan))
+        except Preparing:
+            return _preparing([], _status(snapshot), options)
         if snapshot is None:
             return Answer((), _status(snapshot))
         return await _pictures(root, snapshot, shown, About(), options, limits, [])
-    source = Source(file.stream, file.size)
-    decoded = partial(in_worker, sampling.question, demuxer, plan, source=source, deadline=_PATIENCE)
+    decoded = partial(limits.looks.at, root, looks.video_of(file, plan))
     if snapshot is None:
-        await decoded()  # what is wrong with it is said without an index, too
+        try:
+            await decoded()  # what is wrong with it is said without an index, too
+        except Preparing:
+            return _preparing([], _status(snapshot), options)
         return Answer((), _status(snapshot))
     return await stretches(root, snapshot, decoded, About(), options, limits)
 
@@ -143,16 +148,24 @@ async def stretches(
     """
     descriptor, _ = limits.asking(options)
     if descriptor:
-        return await _by_descriptor(root, snapshot, descriptor, await decoded(), about, options, limits)
-    found, tiers, question = list(hits), [], known
+        try:
+            question = await decoded()
+        except Preparing:
+            return _preparing([], _status(snapshot), options)
+        return await _by_descriptor(root, snapshot, descriptor, question, about, options, limits)
+    told, found = known, list(hits)
+    tiers: list[str] = []
     for tier, look in (("coded", cascade.coded), ("sound", cascade.sound), ("visual", cascade.visual)):
         if options.tier not in ("", "all", tier):
             continue
+        if told is None or (tier == "visual" and told is known):
+            try:
+                told = await decoded()
+            except Preparing:
+                return _preparing(found, _status(snapshot) | {"tiers": tiers}, options)
         tiers.append(tier)
-        if question is None or (tier == "visual" and question is known):
-            question = await decoded()
         skip = _own(snapshot, about)
-        arguments = (snapshot, question, skip) if tier == "visual" else (snapshot, question)
+        arguments = (snapshot, told, skip) if tier == "visual" else (snapshot, told)
         there = await in_thread(look, *arguments)
         there = [one for one in there if not _is_own(snapshot, about, one)]
         if tier == "visual":
@@ -382,6 +395,11 @@ async def _from_origins(root: Place, about: About, options: Options) -> list[Hit
         for one in found
         if options.wants(one.path)
     ]
+
+
+def _preparing(hits: Sequence[Hit], status: dict[str, object], options: Options) -> Answer:
+    """What is found so far."""
+    return replace(_answer(hits, status | {"preparing": True, "note": PREPARING}, options), whole=False)
 
 
 def _answer(hits: Sequence[Hit], status: dict[str, object], options: Options) -> Answer:

@@ -32,10 +32,13 @@ COPIES, FLOOR, SOFT = 3, 0.035, 0.02
 #: A further place in a video is shown if it scores so much of the best one there: a replay does, pictures
 #: of one match that look alike do not.
 ECHO = 0.5
-#: The quotient at which a stretch is taken to be as likely the wrong one as the right one, and how fast that
-#: changes. Chosen on the tuning part of tests/bench/search_eval.py alone: what is not in the index came to
-#: 1.55 there at most, and EVEN is 3 % above; of the right ones 5 % are below 1.58, half are above 2.8.
-EVEN, STEEP = 1.60, 0.15
+#: What a visual match is worth: by the logarithm of that quotient, and by its contrast, in a logistic curve.
+#: Fitted to the tuning part of tests/bench/search_eval.py alone. The last is as fitted less 0.6: of 126 clips
+#: that are not in the index 5 were taken for true there, all of one video, and 90 % of those that are.
+BY_QUOTIENT, BY_CONTRAST, BASE = 1.6, -7.4, 3.8
+#: Contrast: pictures within so many seconds of where they should be, against those of the same video that are
+#: so far away at least, and at most. Where there are none: what makes a quotient of 1.5 even.
+HERE, ELSEWHERE, ROUND, UNKNOWN = 0.5, 2.0, 20.0, 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +149,11 @@ def visual(
         best = np.flatnonzero((votes.row == one.row) & np.isclose(votes.score, one.similarity))
         variant = question.names[int(asked[best[0]] % variants)] if len(best) else ""
         window = features.window_names(12)[int(snapshot.columns["windows"][one.row])]
+        against = contrast(snapshot, question, one, alive)
         details = {
             "votes": str(one.votes),
             "coverage": f"{one.coverage:.3f}",
+            "contrast": f"{against:.3f}",
             "margin": f"{one.margin:.2f}",
             "similarity": f"{one.similarity:.3f}",
             "alignment": f"{one.score:.4f}",
@@ -163,14 +168,14 @@ def visual(
                 one.video,
                 one.start,
                 one.end,
-                confidence(one.score, usual),
+                confidence(one.score, usual, against),
                 "visual",
                 one.offset,
                 matched,
                 details,
             )
         )
-    return found
+    return sorted(found, key=lambda one: -one.score)
 
 
 def _best_of(places: Iterable[Aligned]) -> dict[int, float]:
@@ -192,10 +197,36 @@ def _usual(places: Sequence[Aligned], videos: int) -> float:
     return 0.0 if videos > COPIES else FLOOR
 
 
-def confidence(score: float, usual: float) -> float:
+def contrast(snapshot: Snapshot, question: Question, one: Aligned, alive: NDArray[np.bool_]) -> float:
+    """How unlike the pictures are where they should be, over how unlike those elsewhere in the video are.
+
+    Near 0 where the moment is there; near 1 where a camera stands still before a pitch like this one, and
+    the question is as like any other moment.
+    """
+    first, count = snapshot.entries[one.video].ranges.get("grad512", (0, 0))
+    there = snapshot.columns["times"][first : first + count].astype(np.float64)
+    end = one.offset + one.speed * question.duration
+    near = (there > one.offset - ROUND) & (there < end + ROUND) & alive[first : first + count]
+    rows = np.flatnonzero(near)
+    vectors = snapshot.columns["grad512"][first + rows].astype(np.float32)
+    vectors *= snapshot.columns["norms"][first + rows][:, None]
+    pictures, variants = question.vectors.shape[:2]
+    queries = question.vectors.reshape(pictures * variants, features.DIMENSIONS)
+    similar = (queries @ vectors.T).reshape(pictures, variants, len(rows)).max(axis=1)
+    apart = np.abs(there[rows][None, :] - one.speed * question.times[:, None] - one.offset)
+    here = np.where(apart <= HERE, similar, -1).max(axis=1, initial=-1)
+    elsewhere = np.where(apart >= ELSEWHERE, similar, -1).max(axis=1, initial=-1)
+    both = (here > 0) & (elsewhere > 0)
+    if not both.any():
+        return UNKNOWN
+    return float((1 - here[both]).mean() / max(1e-6, float((1 - elsewhere[both]).mean())))
+
+
+def confidence(score: float, usual: float, against: float) -> float:
     """How likely a visual match is the right one, 0 to 1: a logistic curve through what was measured."""
-    quotient = score / (usual + SOFT)
-    return 1 / (1 + math.exp(-max(-60.0, min(60.0, (quotient - EVEN) / STEEP))))
+    quotient = max(1e-6, score / (usual + SOFT))
+    worth = BY_QUOTIENT * math.log(quotient) + BY_CONTRAST * against + BASE
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, worth))))
 
 
 @dataclass(frozen=True, slots=True)

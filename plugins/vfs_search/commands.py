@@ -62,6 +62,8 @@ async def _search(settings: Settings, query: str | None, image: Path | None, as_
             if path.count("/") < 2:
                 raise Malformed(f"{query}: text/TERMS, frame/PATH@TIME or clip/PATH@RANGE")
         found = json.loads(await _file(runtime, f"{path}/@/{JSON}"))
+        while "preparing" in found:  # each look waits for a while
+            found = json.loads(await _file(runtime, f"{path}/@/{JSON}"))
         status = json.loads(await _file(runtime, f"{path}/@/{STATUS}"))
     if as_json:
         print(json.dumps(found | {"status": status}, indent=1))

@@ -45,10 +45,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query found, best first. status: what was searched and how far."""
+    """What a query found, best first. status: what was searched and how far.
+
+    whole: False while what is asked about is still being looked at.
+    """
 
     hits: tuple[Hit, ...]
     status: Mapping[str, Any]
+    whole: bool = True
 
 
 def order(hits: Sequence[Hit], by: str) -> list[Hit]:
@@ -96,8 +100,8 @@ def attributes(hit: Hit, rank: int) -> dict[str, str]:
     return {f"search.{key}": value for key, value in (told | dict(hit.details)).items()}
 
 
-def as_json(names: Mapping[str, Hit]) -> bytes:
-    """`results.json`: a list, best first."""
+def as_json(names: Mapping[str, Hit], *, whole: bool) -> bytes:
+    """`results.json`: a list, best first; `preparing` where it is not whole."""
     rows = [
         {
             "rank": rank,
@@ -118,7 +122,8 @@ def as_json(names: Mapping[str, Hit]) -> bytes:
         }
         for rank, (called, hit) in enumerate(names.items(), 1)
     ]
-    return json.dumps({"results": rows}, indent=1).encode() + b"\n"
+    told = {} if whole else {"preparing": True}
+    return json.dumps({**told, "results": rows}, indent=1).encode() + b"\n"
 
 
 def as_playlist(names: Mapping[str, Hit]) -> bytes:

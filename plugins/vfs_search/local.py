@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import trio
 
-from vfs import Malformed, NotFound, TooBig
+from vfs import Malformed, NameTooLong, NotFound, TooBig
 
+#: What the folder of the results of a file is called, and bytes of a name.
+RESULTS, NAME_MAX = ".results", 255
 #: Files kept.
 MOST_FILES = 200
 _PIECE = 1 << 20
@@ -78,8 +83,10 @@ class Dropped:
 
     async def receive(self, name: str, file: Path) -> None:
         """Keep a copy. Raises Malformed for a name that cannot be, TooBig."""
-        if name.startswith(".") or name.endswith(".results"):
+        if name.startswith(".") or name.endswith(RESULTS):
             raise Malformed(f"{name}: not a name for a file to look for")
+        if len(f"{name}{RESULTS}".encode("utf-8", "surrogateescape")) > NAME_MAX:
+            raise NameTooLong(f"{name}: too long for a folder {RESULTS} beside it")
         if file.stat().st_size > self.limit:
             raise TooBig(f"{name}: at most {self.limit} bytes are looked for (max_upload_size_mb)")
         await trio.to_thread.run_sync(self._keep, checked(name), file)
@@ -93,15 +100,27 @@ class Dropped:
 
     def _keep(self, name: str, file: Path) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self.folder / f".{os.getpid()}.part"
-        shutil.copyfile(file, part)
-        os.replace(part, self.folder / name)
+        with file.open("rb") as source, put_in_place(self.folder / name) as part:
+            shutil.copyfileobj(source, part, _PIECE)
         kept = sorted((self.folder / n for n in self.names()), key=lambda path: -path.stat().st_mtime_ns)
         total = 0
         for number, path in enumerate(kept):
             total += path.stat().st_size
             if number >= MOST_FILES or total > 10 * self.limit:
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def put_in_place(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is at `path` when it is whole; of several at a time one is. Nothing stays of a failure."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
+        try:
+            yield part
+            part.flush()
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
 
 
 def checked(name: str) -> str:

@@ -34,6 +34,7 @@ class Options:
     max_upload_size_mb: int = 200
     min_matches: int = 3
     similarity_threshold: float = 0.8
+    wait: float = 10.0
 
     @classmethod
     def load(cls, settings: Settings) -> Options:

@@ -6,9 +6,12 @@ Names are queries: what is under `search/` is endless, so its folders list nothi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import trio
 
 from vfs import (
     Bytes,
@@ -21,6 +24,7 @@ from vfs import (
     NotFound,
     Place,
     Plugins,
+    ReelfsError,
     Settings,
     SmallFiles,
     Spliced,
@@ -34,12 +38,13 @@ from vfs_search.folders import fixed, named, volatile
 from vfs_search.grammar import Moment, Text
 from vfs_search.hits import Answer
 from vfs_search.library import Index
-from vfs_search.local import Dropped, Local
+from vfs_search.local import RESULTS, Dropped, Local
+from vfs_search.looks import Looks
 from vfs_search.options import Options
 from vfs_search.results import Clips
 from vfs_search.saved import Saved
 
-FOLDER, ANSWER, RESULTS = "search", "@", ".results"
+FOLDER, ANSWER = "search", "@"
 QUERY, REFRESH = ".query", ".refresh"
 
 
@@ -47,7 +52,7 @@ QUERY, REFRESH = ".query", ".refresh"
 def vfs_views(settings: Settings, plugins: Plugins, files: SmallFiles | None) -> list[View]:
     """One view of the root. Raises ConfigError."""
     options = Options.load(settings)
-    limits = Limits(options, options.plan(plugins.descriptors(settings)))
+    limits = Limits(options, options.plan(plugins.descriptors(settings)), Looks(options.wait))
     engines = plugins.vector_indexes(settings)
     return [Search(options, options.place(settings), limits, engines, files)]
 
@@ -82,6 +87,14 @@ class Query:
         return f"{self.what!r}\0{self.options!r}"
 
 
+class _Unfinished(Exception):
+    """An answer that is not to be remembered: more of it will come."""
+
+    def __init__(self, clips: Clips) -> None:
+        super().__init__(clips)
+        self.clips = clips
+
+
 class Search:
     """The view: one name at the root of the mount. folder: where what is kept of this source lies."""
 
@@ -96,7 +109,7 @@ class Search:
         files: SmallFiles | None = None,
     ) -> None:
         self._options = options
-        self._limits = limits or Limits(options, options.plan())
+        self._limits = limits or Limits(options, options.plan(), Looks(options.wait))
         self._engines = engines
         self._index = Index(folder)
         self._dropped = Dropped(folder / "drop", options.max_upload_size_mb << 20)
@@ -154,10 +167,16 @@ class Search:
             local = self._dropped.get(name.removesuffix(RESULTS)) if name.endswith(RESULTS) else None
             return file(name) if local is None else self._query(root, Query(local, grammar.Options(), 3))
 
+        async def receive(name: str, path: Path) -> None:
+            await self._dropped.receive(name, path)
+            if (local := self._dropped.get(name)) is not None:
+                _, plan = self._limits.asking(grammar.Options())
+                self._limits.looks.begin_file(root, local, plan)
+
         inbox = Inbox(
             staging=self._staging,
             limit=self._dropped.limit,
-            receive=self._dropped.receive,
+            receive=receive,
             remove=self._dropped.remove,
         )
         return Directory(entries=entries, lookup=lookup, inbox=inbox, ttl=0.0)
@@ -192,13 +211,15 @@ class Search:
 
         async def lookup(entry: str) -> Node | None:
             if entry == ANSWER:
-                return self._answer(root, await self._parsed(root, name))
+                return self._begun(root, await self._parsed(root, name))
             return (await nodes()).get(entry)
 
         async def receive(entry: str, file: Path) -> None:
             if entry != QUERY:
                 raise Malformed(f"{entry}: a saved question has {QUERY} and nothing else")
             await self._saved.write(root, name, file)
+            with suppress(ReelfsError):  # who looks at the answer is told
+                self._begin(root, await self._parsed(root, name))
 
         inbox = Inbox(staging=self._staging, limit=1 << 16, receive=receive)
         return Directory(entries=nodes, lookup=lookup, inbox=inbox, ttl=0.0)
@@ -234,11 +255,25 @@ class Search:
 
         async def lookup(name: str) -> Node | None:
             if name == ANSWER:
-                return self._answer(root, query)
+                return self._begun(root, query)
             options = query.options.with_option(name)
             return None if options is None else self._query(root, Query(query.what, options, query.depth + 1))
 
         return Directory(entries=entries, lookup=lookup)
+
+    def _begun(self, root: Place, query: Query) -> Directory:
+        """To name an answer is to ask: it is being looked for when somebody comes to list it."""
+        self._begin(root, query)
+        return self._answer(root, query)
+
+    def _begin(self, root: Place, query: Query) -> None:
+        if not isinstance(query.what, Text):
+            trio.lowlevel.spawn_system_task(self._ahead, root, query)
+
+    async def _ahead(self, root: Place, query: Query) -> None:
+        """What is wrong is for who lists it; here it would end the daemon."""
+        with suppress(Exception):
+            await self._clips(root, query)
 
     def _answer(self, root: Place, query: Query) -> Directory:
         return results.folder(root, query.depth + 1, partial(self._clips, root, query))
@@ -252,9 +287,15 @@ class Search:
             state.append(await _version(root, query.what))
 
         async def make() -> Clips:
-            return await results.clips_of(root, await self._ask(root, query), query.options.limit)
+            clips = await results.clips_of(root, await self._ask(root, query), query.options.limit)
+            if not clips.answer.whole:
+                raise _Unfinished(clips)
+            return clips
 
-        return await root.derive("\0".join((results.CODE, query.identity, *state)), make, cost=_cost)
+        try:
+            return await root.derive("\0".join((results.CODE, query.identity, *state)), make, cost=_cost)
+        except _Unfinished as unfinished:
+            return unfinished.clips
 
     async def _ask(self, root: Place, query: Query) -> Answer:
         what, options = query.what, query.options

@@ -100,9 +100,10 @@ def _nodes(root: Place, depth: int, clips: Clips) -> dict[str, Node | None]:
     }
     found: dict[str, Node | None] = dict(clips.nodes)
     found[LINKS] = fixed(links)
-    found[JSON] = _given(naming.as_json(clips.hits))
-    found[PLAYLIST] = _given(naming.as_playlist(clips.hits))
-    if clips.hits:
+    whole = clips.answer.whole
+    found[JSON] = _given(naming.as_json(clips.hits, whole=whole), kept=whole)
+    found[PLAYLIST] = _given(naming.as_playlist(clips.hits), kept=whole)
+    if clips.hits and whole:
         found[CONTACT] = _contact(root, clips)
     found[STATUS] = volatile(partial(_status, clips))
     return found
@@ -145,8 +146,12 @@ async def _draw(root: Place, wanted: list[tuple[str, str]]) -> bytes:
     return await in_worker(sheet.draw, pictures, [label for _, label in wanted])
 
 
-def _given(data: bytes) -> Bytes:
+def _given(data: bytes, *, kept: bool) -> Bytes:
+    """kept: it is what it will be."""
+
     async def produce() -> bytes:
         return data
 
+    if not kept:
+        return volatile(produce)
     return Bytes(produce=produce, version=f"{CODE}:{xxhash.xxh3_128_hexdigest(data)}", size=len(data))

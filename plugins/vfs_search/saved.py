@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from vfs import Malformed, NotFound, Place, SmallFiles, TooBig, in_thread
-from vfs_search.local import checked
+from vfs import Malformed, NameTooLong, NotFound, Place, SmallFiles, TooBig, in_thread
+from vfs_search.local import NAME_MAX, checked, put_in_place
 
 #: Where they are in the library, and how their names end there.
 FOLDER, SUFFIX = ".reelfs-search", ".query"
@@ -41,6 +40,8 @@ class Saved:
         """A new one, which asks for its name. Raises Malformed, TooBig, StoreError."""
         if name.startswith("."):
             raise Malformed(f"{name}: not a name for a question")
+        if len(f"{name}{SUFFIX}".encode("utf-8", "surrogateescape")) > NAME_MAX:
+            raise NameTooLong(f"{name}: too long for a file {SUFFIX} of that name")
         if len(await self.names(root)) >= MOST:
             raise TooBig(f"there are {MOST} saved questions; remove some")
         await self._write(checked(name), f"text/{name}\n".encode("utf-8", "surrogateescape"))
@@ -111,9 +112,8 @@ class Saved:
 
     def _keep(self, name: str, data: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self._folder / f".{os.getpid()}.part"
-        part.write_bytes(data)
-        os.replace(part, self._path(name))
+        with put_in_place(self._path(name)) as part:
+            part.write(data)
 
 
 def _key(name: str) -> str:

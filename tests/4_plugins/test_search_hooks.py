@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
-from vfs_search import engine, sidecar
-from vfs_search.catalog import norms
+from vfs_search import cascade, engine, features, sampling, sidecar
+from vfs_search.catalog import Entry, Snapshot, norms
 from vfs_search.indexer import Pictures
 from vfs_search.options import Options
 
@@ -151,6 +151,71 @@ def test_limits_of_a_video_hold_and_are_told(library: Path, tmp_path: Path) -> N
     assert trio.run(lambda: indexed(max_keyframes=3)).startswith("3 pictures")
     assert trio.run(lambda: indexed(rate=0)).startswith("4 pictures of 4 s")
     assert trio.run(lambda: indexed(max_duration=2, rate=1)).startswith("2 pictures of 2 s")
+    # A key frame a second: of those, one in two seconds, or in ten.
+    assert trio.run(lambda: indexed(rate=0, keyframe_interval=2)).startswith("2 pictures of 4 s")
+    assert trio.run(lambda: indexed(rate=0, keyframe_interval=10)).startswith("1 pictures of 4 s")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_so_many_pictures_are_described_together(
+    library: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """frame_batch_size: never more at a time; what comes of it is the same, and stands in for it."""
+    together: list[int] = []
+    whole = features.describe_whole
+
+    def counted(lumas: Any) -> Any:
+        together.append(len(lumas))
+        return whole(lumas)
+
+    monkeypatch.setattr(features, "describe_whole", counted)
+    parts = {}
+    for size in (8, batch):
+        plan = Options(frame_batch_size=size).plan()
+        with (library / "0.mp4").open("rb") as file:
+            parts[size] = sampling.describe(file, "mp4", 0.0, 4.0, plan)
+        assert max(together) == min(size, 8), "as many as there are at most"
+        together.clear()
+    in_order = [part.vectors[np.lexsort((part.windows, part.rows))].astype(int) for part in parts.values()]
+    assert np.abs(in_order[0] - in_order[1]).max() <= 1
+    one, other = (sidecar.Identity("0.mp4", "1", 9, Options(frame_batch_size=n).plan()) for n in (8, batch))
+    assert one.text == other.text
+
+
+@pytest.mark.parametrize(
+    ("least", "matches", "expected"),
+    [(0.9, 3, [0]), (0.9, 2, [0, 1]), (0.9, 4, []), (0.9, 9, []), (0.4, 4, [0, 1]), (1.0, 2, [0, 1]),
+     (0.0, 9, [0, 1, 2])],
+)  # fmt: skip
+def test_when_pictures_match_and_how_many_must(least: float, matches: int, expected: list[int]) -> None:
+    """similarity_threshold and min_matches of `descriptor:rep0st`: of four pictures three are in the first
+    video, two in the second, none in the third; what is not there scores .5, and .01 in the third."""
+    near, far = np.full(108, 0.5), np.full(108, -0.64)
+    asked = np.repeat(np.eye(4), 27, axis=1)
+    videos = ((asked[0], asked[1], asked[2], near), (asked[0], asked[1], near, near), (far, far, far, far))
+    column, times = "rep0st108.float32.108", "rep0st108.times.float32.1"
+    vectors = np.stack([row for video in videos for row in video])
+    entries = tuple(
+        Entry(n, f"{n}.mp4", "1", 1, 9.0, {column: (4 * n, 4), times: (4 * n, 4)}) for n in range(3)
+    )
+    columns: dict[str, Any] = {column: vectors.astype(np.float32), times: np.arange(12.0)[:, None]}
+    none = np.empty(0)
+    question = sampling.Question(
+        4.0, np.arange(4.0), np.empty((4, 1, 512), np.float32), ["as is"], none.astype(np.uint64), none,
+        np.empty((0, 2), np.uint32), {"rep0st108": asked.astype(np.float32)},
+    )  # fmt: skip
+    snapshot = Snapshot("1", entries, columns, 3)
+    found = cascade.by_descriptor(snapshot, "rep0st108", question, least=least, matches=matches)
+    assert [one.video for one in found] == expected
+
+
+def test_the_limits_of_a_question_are_those_of_the_settings(library: Path, tmp_path: Path) -> None:
+    chosen = Options.load(settings(library, tmp_path, min_matches=2, similarity_threshold="0.9"))
+    assert (chosen.min_matches, chosen.similarity_threshold) == (2, 0.9)
+    usual = Options()
+    assert (usual.keyframe_interval, usual.max_keyframes, usual.max_duration) == (1.0, 0, 0.0)
+    assert (usual.frame_batch_size, usual.max_upload_size_mb) == (8, 200)
+    assert (usual.min_matches, usual.similarity_threshold) == (3, 0.8)
 
 
 def test_a_stored_sidecar_that_is_hostile_is_made_anew(library: Path, tmp_path: Path) -> None:

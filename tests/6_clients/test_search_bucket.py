@@ -116,7 +116,7 @@ def test_words_cost_the_database_and_the_heads_of_what_is_found(library: Library
 
 @pytest.mark.parametrize(
     ("path", "tier", "video"),
-    [(CLIP, "visual", "g.mp4"),
+    [(f"{CLIP}/in:a%2Fgames", "visual", "g.mp4"),
      ("search/clip/a%2Fraw_clips%2Fcut.mp4@0s-4s", "coded", "g.mp4"),
      ("search/frame/a%2Fraw_clips%2Ftall.mp4@2s/in:a%2Fgames", "visual", "g.mp4")],
 )  # fmt: skip
@@ -140,7 +140,7 @@ def test_pictures_cost_the_part_that_is_asked_about(
 
 def test_what_lies_beside_the_results(library: Library) -> None:
     """Attributes, lists, links, the contact sheet and the status: each says what it should."""
-    folder = library.mount / CLIP / "tier:visual/min:0/@"
+    folder = library.mount / CLIP / "tier:visual/min:0/in:a%2Fgames/@"
     names = sorted(name for name in os.listdir(folder) if name.endswith(".mp4"))
     found = rows(folder)
     assert [row["name"] for row in found] == names
@@ -162,7 +162,13 @@ def test_what_lies_beside_the_results(library: Library) -> None:
     assert float(told["coverage"]) > 0.5
     entries = [line for line in (folder / "results.m3u8").read_text().splitlines() if line[0] != "#"]
     assert [unquote(line) for line in entries] == names
-    assert {os.readlink(folder / "links" / name) for name in names} >= {"../" * 7 + "a/games/g.mp4"}
+    quiet = ("--no-config", "--untimed", "--vo=null", "--ao=null", "--msg-level=all=warn,cplayer=info")
+    done = subprocess.run(
+        ["mpv", *quiet, str(folder / "results.m3u8")], capture_output=True, text=True, timeout=60, check=False
+    )
+    opened = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("Playing: ")]
+    assert (done.returncode, opened) == (0, ["results.m3u8", *names]), done
+    assert {os.readlink(folder / "links" / name) for name in names} >= {"../" * 8 + "a/games/g.mp4"}
     assert all((folder / "links" / name).resolve().is_file() for name in names)
     sheet = Image.open(io.BytesIO((folder / "contact.jpg").read_bytes()))
     assert sheet.format == "JPEG"

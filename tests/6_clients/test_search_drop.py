@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def picture(path: Path, seed: int) -> Path:
     return path
 
 
+def ended(mount: Mount) -> int:
+    """Jobs that workers have done by now."""
+    jobs: dict[str, int] = mount.status()["counters"]["worker_jobs"]
+    return sum(jobs.values())
+
+
 def found(folder: Path) -> list[str]:
     """Sources of the results, best first."""
     return [row["source"] for row in json.loads((folder / "results.json").read_bytes())["results"]]
@@ -47,14 +54,18 @@ def found(folder: Path) -> list[str]:
 def test_a_picture_that_is_dropped_is_looked_for(searched: tuple[Mount, Path, Path], tmp_path: Path) -> None:
     """cp, read it back, its results, cp over it, rm; nothing of it comes to the library."""
     mount, _, library = searched
-    before = sorted(os.listdir(library))
+    before, jobs = sorted(os.listdir(library)), ended(mount)
     query = picture(tmp_path / "query.png", 1)
     subprocess.run(["cp", query, mount / "search/drop/"], check=True)
     assert os.listdir(mount / "search/drop") == ["query.png"]
     assert (mount / "search/drop/query.png").read_bytes() == query.read_bytes()
-    results = mount / "search/drop/query.png.results/@"
+    until = time.monotonic() + 30
+    while ended(mount) == jobs:  # it is looked at when it is closed, not when somebody asks
+        assert time.monotonic() < until
+    results, jobs = mount / "search/drop/query.png.results/@", ended(mount)
     assert found(results)[0] == "1.mp4"
     assert any(name.endswith(".mp4") for name in os.listdir(results))
+    assert ended(mount) == jobs, "listing decodes nothing"
     subprocess.run(["cp", picture(query, 0), mount / "search/drop/"], check=True)
     assert found(results)[0] == "0.mp4"
     os.unlink(mount / "search/drop/query.png")

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from vfs_search import cascade, features, hashes, landmarks, sampling
 from vfs_search.align import VOTE, Vote, align
 from vfs_search.bypicture import SURE
-from vfs_search.cascade import EVEN, STEEP
 from vfs_search.catalog import Snapshot
 from vfs_search.sampling import Plan, Question
 
@@ -309,12 +308,12 @@ def answers(
     return found
 
 
-def quotients(visual: Answers) -> tuple[list[float], list[float]]:
-    """What visual scores are made of (`cascade.confidence`): of right answers, of wrong ones."""
+def worths(visual: Answers) -> tuple[list[float], list[float]]:
+    """What visual scores are curves of (`cascade.confidence`): of right answers, of wrong ones."""
 
-    def quotient(said: Verdict) -> float:
+    def worth(said: Verdict) -> float:
         score = min(max(said.score, 1e-12), 1 - 1e-12)
-        return EVEN + STEEP * float(np.log(score / (1 - score)))
+        return float(np.log(score / (1 - score)))
 
-    wrong = [quotient(said) for group in visual.absent.values() for said in group if said.score]
-    return [quotient(said) for said in visual.all_present if said.right], wrong
+    wrong = [worth(said) for group in visual.absent.values() for said in group if said.score]
+    return [worth(said) for said in visual.all_present if said.right], wrong

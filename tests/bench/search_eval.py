@@ -4,8 +4,8 @@
 FOLDER keeps what was made: with `--minutes 10` it ends after so long (status 75), and the same command goes
 on from there.
 
-The videos are cut in two by the hashes of their names. What is set by hand (`cascade.EVEN`, `STEEP`) was
-chosen on one part, `--tuning`, and is reported on the other. Half of the questions come from videos that
+The videos are cut in two by the hashes of their names. What is fitted (`cascade.BY_QUOTIENT` and so on) was
+fitted to one part, `--tuning`, and is reported on the other. Half of the questions come from videos that
 are not in the index: what is found for them is found wrongly. Compared in the same run with rep0st108 and,
 where it is installed (`pip install pdqhash`), PDQ.
 """
@@ -161,9 +161,9 @@ def _figure(name: str, value: float) -> str:
     return f"{value:.1f}" if "%," in name or name.endswith("%") else f"{value:.3f}"
 
 
-def told_quotients(visual: Answers) -> str:
-    """What EVEN and STEEP are chosen by."""
-    right, wrong = (np.sort(values) for values in search_clips.quotients(visual))
+def told_worths(visual: Answers) -> str:
+    """What `cascade.BASE` is chosen by."""
+    right, wrong = (np.sort(values) for values in search_clips.worths(visual))
     at = (0, 1, 5, 10, 50)
     low, high = np.percentile(right, at).round(2).tolist(), wrong[-5:].round(2).tolist()
     return f"right: {len(right)}, percentiles {at}: {low}\nwrong: {len(wrong)}, the highest: {high}\n"
@@ -187,7 +187,7 @@ def measure(given: argparse.Namespace, folder: Path, end: float) -> None:
     if questions:
         by_clip = search_clips.answers(questions, snapshot, peers, names)
         print(told_clips(by_clip))
-        print(told_quotients(by_clip["visual"]))
+        print(told_worths(by_clip["visual"]))
 
 
 def main() -> int:
