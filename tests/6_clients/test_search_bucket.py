@@ -167,7 +167,7 @@ def test_what_lies_beside_the_results(library: Library) -> None:
         ["mpv", *quiet, str(folder / "results.m3u8")], capture_output=True, text=True, timeout=60, check=False
     )
     opened = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("Playing: ")]
-    assert (done.returncode, opened) == (0, ["results.m3u8", *names]), done
+    assert (done.returncode, [name for name in opened if name != "results.m3u8"]) == (0, names), done
     assert {os.readlink(folder / "links" / name) for name in names} >= {"../" * 8 + "a/games/g.mp4"}
     assert all((folder / "links" / name).resolve().is_file() for name in names)
     sheet = Image.open(io.BytesIO((folder / "contact.jpg").read_bytes()))
