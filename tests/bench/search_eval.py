@@ -158,7 +158,7 @@ def told_clips(found: Mapping[str, Answers]) -> str:
 
 
 def _figure(name: str, value: float) -> str:
-    return f"{value:.1f}" if "%," in name or name.endswith("%") else f"{value:.3f}"
+    return f"{value:.1f}" if name.endswith("%") else f"{value:.3f}"
 
 
 def told_worths(visual: Answers) -> str:
