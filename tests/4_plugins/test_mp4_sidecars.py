@@ -19,7 +19,8 @@ from vfs_mp4.anchors import Anchors
 from vfs_mp4.indexes import MADE, Indexes
 from vfs_mp4.model import Movie
 
-from vfs import Bytes, Unsupported
+from vfs import Bytes, Settings, Spliced, Unsupported, open_runtime
+from vfs.storage.memory import MemoryStore
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
@@ -267,6 +268,26 @@ def test_a_large_sidecar_costs_six_requests_for_an_instant(game: Sparse, indexed
     )
     assert max(count for count, _ in costs) <= 6
     assert max(size for _, size in costs) <= 64 << 10
+
+
+def test_a_large_sidecar_costs_a_store_no_more(game: Sparse, indexed: bytes) -> None:
+    """By the paths of a mount, through its caches: at most six GETs and 64 KiB, and three for the video."""
+    objects = {"games/x.mp4": game.place.data, "games/x.mp4.index.sqlite": indexed}
+    settings = Settings.from_dict({"source": "memory://", "cache_size": 0})
+
+    async def cost(when: str) -> tuple[int, int, int]:
+        store = MemoryStore(objects)
+        async with open_runtime(settings, store=store) as runtime:
+            found = await runtime.tree.resolve(f"games/x@{when}.mp4")
+            assert isinstance(found.node, Spliced)
+            await runtime.reader.fetch(found.node.layout)
+        lengths = [request.length for request in store.reads() if request.key.endswith(".sqlite")]
+        return len(lengths), sum(lengths), len(store.reads()) - len(lengths)
+
+    costs = [trio.run(cost, when) for when in ("0s", "123.4s", "2700s", "4000.2s")]
+    assert max(costs)[0] <= 6
+    assert max(spent for _, spent, _ in costs) <= 64 << 10
+    assert max(video for _, _, video in costs) <= 3
 
 
 def test_a_large_sidecar_is_asked_less_the_second_time(game: Sparse, indexed: bytes) -> None:
