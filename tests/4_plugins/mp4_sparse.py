@@ -138,3 +138,34 @@ def init_of(path: Path) -> tuple[bytes, int]:
     movie = trio.run(source.open_movie, place)
     assert movie.init is not None
     return place.data[: movie.init[1]], movie.tracks[0].timescale
+
+
+def far_away(video: bytes, far: int) -> Bytes:
+    """A video of one track with all media behind a hole of `far` bytes.
+
+    Of a progressive one (its moov at the end) the moov moves to the front and gets offsets of 64 bits.
+    """
+    if b"moof" in video:
+        at = video.index(b"moof") - 4
+        gap = struct.pack(">I4sQ", 1, b"free", far)
+        return Bytes(far + len(video), [(0, video[:at] + gap), (at + far, video[at:])])
+    mdat, moov = video.index(b"mdat") - 4, video.index(b"moov") - 4
+    head = with_large_offsets(video[moov:], far)
+    gap = struct.pack(">I4sQ", 1, b"free", far - len(head))
+    return Bytes(far + moov, [(0, video[:mdat] + head + gap), (far + mdat, video[mdat:moov])])
+
+
+def with_large_offsets(moov: bytes, more: int) -> bytes:
+    """A moov of one track whose stco becomes a co64 with offsets so much larger."""
+    at = moov.index(b"stco") - 4
+    size, _, _, count = struct.unpack_from(">I4sII", moov, at)
+    offsets = struct.unpack_from(f">{count}I", moov, at + 16)
+    wide = struct.pack(f">{count}Q", *(offset + more for offset in offsets))
+    box = struct.pack(">I4sII", 16 + len(wide), b"co64", 0, count) + wide
+    out, parent = bytearray(moov), 0
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        parent = moov.index(kind, parent) - 4
+        struct.pack_into(">I", out, parent, struct.unpack_from(">I", out, parent)[0] + len(box) - size)
+        parent += 8
+    out[at : at + size] = box
+    return bytes(out)

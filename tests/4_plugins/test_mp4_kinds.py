@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE)]
 import mp4_exact as exact  # noqa: E402
 import mp4_sound  # noqa: E402
 from mp4_places import MemoryPlace  # noqa: E402
-from mp4_sparse import Bytes, SparsePlace  # noqa: E402
+from mp4_sparse import SparsePlace, far_away  # noqa: E402
 from vfs_mp4 import source  # noqa: E402
 from vfs_mp4.model import Track  # noqa: E402
 
@@ -128,20 +128,8 @@ def test_boxes_of_colour_hdr_and_dolby_vision_are_kept(tmp_path: Path) -> None:
 def test_objects_over_four_gigabytes(tmp_path: Path, fragmented: bool) -> None:
     """Media beyond 4 GiB: clips and perfect reads decode to the same frames, and nothing else is read."""
     plain = made(tmp_path / "x.mp4", fragmented=fragmented, faststart=False, audio=False)
-    truth, far = exact.truth_of(plain), 5 << 30
-    if fragmented:
-        at = plain.data.index(b"moof") - 4
-        data = Bytes(far + len(plain.data), [])
-        gap = struct.pack(">I4sQ", 1, b"free", far)
-        data.pieces = [(0, plain.data[:at] + gap), (at + far, plain.data[at:])]
-    else:
-        # ftyp, free, mdat, moov: the moov moves to the front, its offsets become 64 bits.
-        mdat = plain.data.index(b"mdat") - 4
-        moov = plain.data.index(b"moov") - 4
-        head = with_large_offsets(plain.data[moov:], far)
-        data = Bytes(far + moov, [(0, plain.data[:mdat] + head), (far + mdat, plain.data[mdat:moov])])
-        filler = struct.pack(">I4sQ", 1, b"free", far - len(head))
-        data.pieces[0] = (0, plain.data[:mdat] + head + filler)
+    truth = exact.truth_of(plain)
+    data = far_away(plain.data, 5 << 30)
     place = SparsePlace(data, "games/large.mp4")  # type: ignore[arg-type]
     for rank in (0, 13, 37, 59):
         made_, about = trio.run(exact.spliced, place, f"f{rank}.mp4")
@@ -150,22 +138,6 @@ def test_objects_over_four_gigabytes(tmp_path: Path, fragmented: bool) -> None:
     made_, _ = trio.run(exact.spliced, place, "f25-f50.mp4")
     assert [frame.hash for frame in exact.decode(made_)] == truth.hashes(25, 50)
     assert place.requested < 2 * len(plain.data) + (64 << 10)
-
-
-def with_large_offsets(moov: bytes, more: int) -> bytes:
-    """A moov of one track whose stco becomes a co64 with offsets so much larger."""
-    at = moov.index(b"stco") - 4
-    size, _, _, count = struct.unpack_from(">I4sII", moov, at)
-    offsets = struct.unpack_from(f">{count}I", moov, at + 16)
-    wide = struct.pack(f">{count}Q", *(offset + more for offset in offsets))
-    box = struct.pack(">I4sII", 16 + len(wide), b"co64", 0, count) + wide
-    out, parent = bytearray(moov), 0
-    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-        parent = moov.index(kind, parent) - 4
-        struct.pack_into(">I", out, parent, struct.unpack_from(">I", out, parent)[0] + len(box) - size)
-        parent += 8
-    out[at : at + size] = box
-    return bytes(out)
 
 
 @pytest.mark.shared

@@ -15,6 +15,7 @@ import av
 import pytest
 from client_mounts import Mount, encode, mounted
 from client_players import ffmpeg_frames, mpv_ranks, pyav_frames, truth
+from mp4_sparse import far_away
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 needs_mpv = pytest.mark.skipif(shutil.which("mpv") is None, reason="needs mpv")
@@ -159,3 +160,31 @@ def test_frames_and_clips_of_other_containers(library: Mount, suffix: str) -> No
         with pytest.raises(OSError, match="not supported"):
             clip.stat()
     assert (library / "a" / f"game.{suffix}").read_bytes() == beside.read_bytes()
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "fragmented", [pytest.param(False, id="progressive"), pytest.param(True, id="fragmented")]
+)
+@pytest.mark.slow
+def test_a_video_of_five_gigabytes(tmp_path: Path, fragmented: bool) -> None:
+    """A file with a hole, through the kernel: clips, a picture and whole files in other forms are exact."""
+    plain = encode(tmp_path / "x.mp4", frames=60, gop=15, fragmented=fragmented, faststart=False, audio=False)
+    wanted = truth(plain)
+    large = far_away(plain.read_bytes(), 5 << 30)
+    source = tmp_path / "source"
+    source.mkdir()
+    with open(source / "x.mp4", "wb") as file:
+        for at, piece in large.pieces:
+            file.seek(at)
+            file.write(piece)
+        file.truncate(len(large))
+    (tmp_path / "mount").mkdir()
+    with mounted(tmp_path / "mount", source) as mount:
+        assert ffmpeg_frames(mount / "x@f25-f50.mp4") == list(wanted.by_ffmpeg[25:50])
+        for form in ("faststart.mp4", "fragmented.mp4", "hls/video/stream.mp4"):
+            assert ffmpeg_frames(mount / "x.mp4@" / form) == list(wanted.by_ffmpeg), form
+        assert (mount / "x.mp4@" / "faststart.mp4").stat().st_size == len(large)
+        rank = int(os.getxattr(mount / "x@f37.mp4", "user.reelfs.start_frame_index"))
+        assert pyav_frames(mount / "x@f37.mp4")[rank] == wanted.frames[37].hash
+        assert (mount / "x@f37.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
