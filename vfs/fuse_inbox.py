@@ -153,14 +153,16 @@ class InboxAdapter(WritableAdapter):
         dropped = self.files.get(handle)
         if not isinstance(dropped, Dropped):
             return await inner(super().write)(handle, offset, data)
-        broken, dropped.broken = dropped.broken, True
-        if offset + len(data) > dropped.inbox.limit:
-            raise TooBig(f"{dropped.name}: at most {dropped.inbox.limit} bytes are taken here")
-        async with dropped.lock:
-            with _room(dropped.inbox.staging):
-                await trio.to_thread.run_sync(_write_all, dropped.file.fileno(), data, offset)
-            dropped.size, dropped.fresh = max(dropped.size, offset + len(data)), True
-        dropped.broken = broken
+        try:
+            if offset + len(data) > dropped.inbox.limit:
+                raise TooBig(f"{dropped.name}: at most {dropped.inbox.limit} bytes are taken here")
+            async with dropped.lock:
+                with _room(dropped.inbox.staging):
+                    await trio.to_thread.run_sync(_write_all, dropped.file.fileno(), data, offset)
+                dropped.size, dropped.fresh = max(dropped.size, offset + len(data)), True
+        except BaseException:
+            dropped.broken = True
+            raise
         return len(data)
 
     @answered

@@ -19,7 +19,17 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import trio
 
-from vfs import NotFound, Place, ReelfsError, Source, Spliced, in_worker
+from vfs import (
+    MediaError,
+    NotFound,
+    Place,
+    ReelfsError,
+    Source,
+    Spliced,
+    TooBig,
+    WorkerFailed,
+    in_worker,
+)
 from vfs_search import sampling, sidecar
 from vfs_search.local import Local
 from vfs_search.sampling import DEMUXERS, Plan, Question, Still
@@ -107,7 +117,7 @@ class Looks:
             raise copy.copy(error)
         try:
             return await root.derive(asked.key, lambda: self._made(asked), cost=_cost)
-        except ReelfsError as failure:
+        except (MediaError, TooBig, WorkerFailed) as failure:  # of the file, not of the store
             self._failed[asked.key] = (time.monotonic(), failure)
             while len(self._failed) > MOST_FAILED:
                 self._failed.popitem(last=False)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from search_media import make, transform
 
-from vfs import Damaged, Runtime, Settings, in_worker, open_runtime, workers
+from vfs import Damaged, Runtime, Settings, Unavailable, in_worker, open_runtime, workers
 
 CLIP = "search/clip/q.mp4@0s-3s"
 
@@ -164,6 +164,29 @@ def test_what_cannot_be_decoded_is_tried_once(on: Callable[..., None], tmp_path:
         with pytest.raises(Damaged):
             await listed(runtime, "search/drop/x.png.results")
         assert jobs() - before == 2
+
+    on(ask)
+
+
+def test_a_store_that_is_away_is_asked_again(on: Callable[..., None]) -> None:
+    """What fails because the bytes did not come is no failure of the file."""
+    still, tries = Still(np.zeros((1, 512), np.float32), ["as is"], {}), []
+
+    async def make() -> Still:
+        tries.append(1)
+        if len(tries) == 1:
+            raise Unavailable("away")
+        return still
+
+    async def ask(runtime: Runtime) -> None:
+        root = (await runtime.tree.root()).place
+        assert root is not None
+        asked, mine = looks.Asked("a question", Still, make), looks.Looks(5)
+        with pytest.raises(Unavailable):
+            await mine.at(root, asked)
+        assert await mine.at(root, asked) is still
+        assert await mine.at(root, asked) is still
+        assert len(tries) == 2
 
     on(ask)
 

@@ -94,7 +94,16 @@ def test_bombs_and_impostors_fail_alone(searched: Mount, tmp_path: Path) -> None
     """Pictures by their number of pixels before they are decoded, whatever carries them; no other file."""
     drop = searched / "search/drop"
     video = (searched / "0.mp4").read_bytes()
-    wide: tuple[str, ...] = ("-f", "lavfi", "-i", "color=gray:s=8448x8448:r=1", "-frames:v", "1", "-preset", "ultrafast")
+    wide: tuple[str, ...] = (
+        "-f",
+        "lavfi",
+        "-i",
+        "color=gray:s=8448x8448:r=1",
+        "-frames:v",
+        "1",
+        "-preset",
+        "ultrafast",
+    )
     subprocess.run(["ffmpeg", "-v", "error", *wide, tmp_path / "wide.mp4"], check=True, timeout=60)
     for name, data in (bombs(video) | {"wide.mp4": (tmp_path / "wide.mp4").read_bytes()}).items():
         assert len(data) < MIB, name
