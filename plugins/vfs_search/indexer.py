@@ -86,6 +86,19 @@ class Pictures:
             await in_thread(self._opened().add, place.object, identity.text, contents)
         return state, f"{len(contents.times)} pictures of {contents.duration:.0f} s"
 
+    async def take(self, place: Place, beside: Place) -> bool:
+        """Take over what lies beside a video, if it is of this version. Raises StoreError, OSError."""
+        identity = Identity(place.object.key, place.version, place.size, self._plan)
+        if self._opened().has(place.object, identity.text):
+            return False
+        path = self._opened().path_of(place.object)
+        if not await in_thread(sidecar.is_whole, path, identity) and not await _taken(beside, path, identity):
+            return False
+        contents = await in_thread(sidecar.read, path)
+        async with self._lock:
+            await in_thread(self._opened().add, place.object, identity.text, contents)
+        return True
+
     async def _describe(self, place: Place, path: Path, identity: Identity) -> None:
         """Stretch by stretch, from where an earlier run got to."""
         demuxer = DEMUXERS[place.name[place.name.rindex(".") :].lower()]
@@ -149,12 +162,20 @@ async def _taken(beside: Place, path: Path, identity: Identity) -> bool:
         with part.open("wb") as file:
             async for piece in beside.stream(Layout.whole(beside.object)):
                 await in_thread(file.write, piece)
-        if not await in_thread(sidecar.is_whole, part, identity):
+        if not await in_thread(_is_good, part, identity):
             return False
         os.replace(part, path)
         return True
     finally:
         part.unlink(missing_ok=True)
+
+
+def _is_good(path: Path, identity: Identity) -> bool:
+    """Whether a file of somebody else's can be used: all of it, not only what it says of itself."""
+    try:
+        return sidecar.is_whole(path, identity) and bool(sidecar.read(path))
+    except Damaged:
+        return False
 
 
 async def _beside(place: Place, path: Path, identity: Identity, sidecars: Sidecars) -> str:

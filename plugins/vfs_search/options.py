@@ -35,6 +35,7 @@ class Options:
     min_matches: int = 3
     similarity_threshold: float = 0.8
     wait: float = 10.0
+    adopt: int = 1 << 30
 
     @classmethod
     def load(cls, settings: Settings) -> Options:
@@ -89,7 +90,7 @@ def _read(key: str, value: Any, default: Any) -> Any:
         return tuple(str(one).strip() for one in (value.split(",") if isinstance(value, str) else value))
     if isinstance(default, str):
         return str(value)
-    if key == "index_budget":
+    if key in ("index_budget", "adopt"):
         return parse_size(value) if isinstance(value, str) else int(value)
     number = type(default)(value)
     if not 0 <= number < 1e9 or (number == 0 and key in ("frame_batch_size", "max_upload_size_mb")):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -32,7 +33,8 @@ from vfs import (
     View,
     hookimpl,
 )
-from vfs_search import bypicture, bytext, grammar, results
+from vfs_search import adopting, bypicture, bytext, grammar, results
+from vfs_search.adopting import Adoption
 from vfs_search.bypicture import Limits
 from vfs_search.folders import fixed, named, volatile
 from vfs_search.grammar import Moment, Text
@@ -44,6 +46,9 @@ from vfs_search.options import Options
 from vfs_search.results import Clips
 from vfs_search.saved import Saved
 
+if TYPE_CHECKING:
+    from vfs_search.indexer import Pictures
+
 FOLDER, ANSWER = "search", "@"
 QUERY, REFRESH = ".query", ".refresh"
 
@@ -54,7 +59,14 @@ def vfs_views(settings: Settings, plugins: Plugins, files: SmallFiles | None) ->
     options = Options.load(settings)
     limits = Limits(options, options.plan(plugins.descriptors(settings)), Looks(options.wait))
     engines = plugins.vector_indexes(settings)
-    return [Search(options, options.place(settings), limits, engines, files)]
+
+    def pictures() -> Pictures:
+        from vfs_search.indexer import Pictures  # most mounts have no use for it
+
+        return Pictures(settings, plugins.descriptors(settings))
+
+    adoption = Adoption(pictures, options.adopt)
+    return [Search(options, options.place(settings), limits, engines, files, adoption)]
 
 
 @hookimpl
@@ -107,6 +119,7 @@ class Search:
         limits: Limits | None = None,
         engines: Sequence[VectorIndex] = (),
         files: SmallFiles | None = None,
+        adoption: Adoption | None = None,
     ) -> None:
         self._options = options
         self._limits = limits or Limits(options, options.plan(), Looks(options.wait))
@@ -115,6 +128,7 @@ class Search:
         self._dropped = Dropped(folder / "drop", options.max_upload_size_mb << 20)
         self._saved = Saved(folder / "saved", files)
         self._staging = folder / "staging"
+        self._adoption = adoption
         self._refreshed: dict[str, int] = {}
 
     def applies(self, place: Place) -> bool:
@@ -282,12 +296,16 @@ class Search:
         """The answer, made once for each state of what it is searched in."""
         state = [await bytext.fingerprint(root), str(sum(self._refreshed.values()))]
         if not isinstance(query.what, Text):
+            await self._adopted(root)
             state.append(await self._index.generation())
         if isinstance(query.what, Moment):
             state.append(await _version(root, query.what))
 
         async def make() -> Clips:
-            clips = await results.clips_of(root, await self._ask(root, query), query.options.limit)
+            answer = await self._ask(root, query)
+            if not isinstance(query.what, Text):
+                answer = self._with_note(answer)
+            clips = await results.clips_of(root, answer, query.options.limit)
             if not clips.answer.whole:
                 raise _Unfinished(clips)
             return clips
@@ -308,6 +326,23 @@ class Search:
             return await bypicture.local(root, snapshot, what, options, self._limits)
         look = bypicture.clip if what.selection.is_range else bypicture.frame
         return await look(root, snapshot, what, options, self._limits)
+
+    async def _adopted(self, root: Place) -> None:
+        """Where nobody on this machine has indexed the library, what lies beside the videos is taken over."""
+        if self._adoption is not None:
+            snapshot = await self._index.snapshot()
+            if snapshot is None or snapshot.listed is None:
+                await self._adoption.at(root, self._options.wait)
+
+    def _with_note(self, answer: Answer) -> Answer:
+        """What is still to come of indexes that others made."""
+        adoption = self._adoption
+        if adoption is None or not (adoption.busy or adoption.note):
+            return answer
+        if adoption.busy:
+            told = {**answer.status, "preparing": True, "note": adopting.BUSY}
+            return replace(answer, status=told, whole=False)
+        return replace(answer, status={**answer.status, "note": adoption.note})
 
 
 async def _version(root: Place, moment: Moment) -> str:

@@ -9,6 +9,7 @@ a long video goes on where it was interrupted.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ PAGE = 4096
 MAX_BYTES = 1 << 30
 #: Bytes at the beginning that tell what a file is.
 HEAD = 64 << 10
+#: Windows that a picture is described in, the whole one among them; what a descriptor may be called.
+WINDOWS, _NAME = 12, re.compile(r"\w{1,40}", re.ASCII)
 _TABLES = frozenset(("meta", "frame_info", "pages", "coded", "sound"))
 _SCHEMA = """
 PRAGMA journal_mode = DELETE;
@@ -219,27 +222,43 @@ def _contents(database: apsw.Connection) -> Contents:
     frames, windows, vectors = _joined(pages.pop("grad512", []))
     extra = {}
     for name, found in pages.items():
+        if not _NAME.fullmatch(name):  # it is to be the name of a file
+            raise Damaged(f"{name!a} is no name of a descriptor")
         owned, _, raw = _joined(found)
-        of = np.frombuffer(owned, np.int32)
+        of = _within(np.frombuffer(owned, np.int32), len(rows))
         extra[name] = (of, np.frombuffer(raw, np.float32).reshape(len(of), -1))
     coded = list(database.execute("SELECT hashes, times FROM coded ORDER BY part"))
     sound = list(database.execute("SELECT landmarks FROM sound ORDER BY part"))
-    owners = np.frombuffer(frames, np.int32)
-    if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < len(rows):
-        raise Damaged("vectors of pictures that there are none of")
+    owners = _within(np.frombuffer(frames, np.int32), len(rows))
+    shown = _within(np.frombuffer(windows, np.uint8), WINDOWS)
+    hashed = [
+        np.frombuffer(b"".join(row[n] for row in coded), kind) for n, kind in ((0, np.uint64), (1, float))
+    ]
+    times, duration = np.array([row[1] for row in rows], np.float64), float(meta.get("duration", 0))
+    if len(shown) != len(owners) or len(hashed[0]) != len(hashed[1]):
+        raise Damaged("columns of different lengths")
+    if not all(np.isfinite(values).all() for values in (times, hashed[1], np.array(duration))):
+        raise Damaged("times that are none")
     return Contents(
-        duration=float(meta.get("duration", 0)),
+        duration=duration,
         numbers=np.array([row[0] for row in rows], np.int64),
-        times=np.array([row[1] for row in rows], np.float64),
+        times=times,
         keys=np.array([row[2] for row in rows], np.bool_),
         frames=owners,
-        windows=np.frombuffer(windows, np.uint8),
+        windows=shown,
         vectors=np.frombuffer(vectors, np.uint8).reshape(len(owners), 512),
-        coded=np.frombuffer(b"".join(row[0] for row in coded), np.uint64),
-        coded_times=np.frombuffer(b"".join(row[1] for row in coded), np.float64),
+        coded=hashed[0],
+        coded_times=hashed[1],
         sound=np.frombuffer(b"".join(row[0] for row in sound), np.uint32).reshape(-1, 2),
         extra=extra,
     )
+
+
+def _within(numbers: NDArray[Any], count: int) -> NDArray[Any]:
+    """Numbers of what there are so many of. Raises Damaged."""
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
+        raise Damaged("numbers of what there is none of")
+    return numbers
 
 
 def _joined(found: list[tuple[bytes, bytes, bytes]]) -> tuple[bytes, bytes, bytes]:

@@ -164,6 +164,35 @@ def test_a_damaged_file_is_no_index(tmp_path: Path, damage: bytes) -> None:
         sidecar.read(path)
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    ["UPDATE pages SET descriptor = '../../../x' WHERE descriptor = 'rep0st108'",
+     "UPDATE pages SET windows = zeroblob(3) WHERE descriptor = 'grad512'",
+     "UPDATE pages SET windows = CAST('zzzzzzzzzz' AS BLOB) WHERE descriptor = 'grad512'",
+     "UPDATE pages SET frames = CAST('zzzz' AS BLOB), vectors = zeroblob(512) WHERE descriptor = 'grad512'",
+     "UPDATE pages SET frames = CAST('zzzz' AS BLOB), vectors = zeroblob(432) WHERE descriptor = 'rep0st108'",
+     "UPDATE coded SET times = zeroblob(8)", "UPDATE coded SET hashes = 'text'",
+     "UPDATE sound SET landmarks = 7", "UPDATE frame_info SET timestamp = 9e999",
+     "UPDATE meta SET value = 'nan' WHERE name = 'duration'",
+     "UPDATE meta SET value = 'x' WHERE name = 'duration'", "DELETE FROM frame_info",
+     "DROP TABLE coded", "DROP TABLE coded; CREATE VIEW coded AS SELECT 1 part, x'00' hashes, x'00' times"],
+)  # fmt: skip
+def test_a_file_that_says_it_is_ours_and_lies_is_no_index(tmp_path: Path, tampering: str) -> None:
+    """Nothing in it is the name of a file, or a number of what is not there."""
+    path, identity = tmp_path / "x.search.sqlite", Identity("x", "1", 100, Plan())
+    writer = Writer(path, identity)
+    writer.add(part(1), 60.0)
+    writer.finish()
+    writer.close()
+    assert len(sidecar.read(path).vectors) == 10
+    database = apsw.Connection(str(path))
+    list(database.execute(tampering))
+    database.close()
+    assert sidecar.is_whole(path, identity)
+    with pytest.raises(Damaged):
+        sidecar.read(path)
+
+
 def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import trio
 from vfs_search.catalog import Catalog
@@ -317,6 +318,37 @@ def test_sidecars_beside_the_videos_serve_another_machine(tmp_path: Path) -> Non
     assert trio.run(indexed, source, tmp_path / "one", True)[0] == "made"
     assert sorted(os.listdir(source)) == ["a.mp4", "a.mp4.search.sqlite"]
     assert trio.run(indexed, source, tmp_path / "two")[0] == "there"
+    # One that says it is of this video, and lies, is not believed.
+    database = apsw.Connection(str(source / "a.mp4.search.sqlite"))
+    list(database.execute("UPDATE pages SET windows = zeroblob(1)"))
+    database.close()
+    assert trio.run(indexed, source, tmp_path / "three")[0] == "made"
+
+
+@pytest.mark.parametrize(
+    ("adopt", "expected", "note"), [("1GiB", 2, ""), ("1KiB", 0, "adopt"), (0, 0, "index")]
+)
+def test_a_mount_takes_over_what_lies_beside(tmp_path: Path, adopt: object, expected: int, note: str) -> None:
+    """Where nobody indexed: within its limit, and nothing is decoded for it."""
+    source = tmp_path / "videos"
+    game = make(source / "games/a.mp4", 0, seconds=3)
+    transform(game, source / "cut.mp4", "-t", "2", "-c", "copy")
+    for folder in ("", "games"):
+        trio.run(indexed, source / folder, tmp_path / "one", True)
+    given = {"source": str(source), "plugin": {"search": {"folder": str(tmp_path / "two"), "adopt": adopt}}}
+
+    async def session() -> None:
+        async with open_runtime(Settings.from_dict(given)) as runtime:
+            before = sum(workers.jobs.values())
+            rows = await results(runtime, "clip/cut.mp4@0s-1s/tier:coded")
+            status = await runtime.tree.resolve("search/clip/cut.mp4@0s-1s/tier:coded/@/.status")
+            told = json.loads(await runtime.tree.settle(status))
+            assert [row["source"] for row in rows] == ["games/a.mp4"][:expected]
+            assert told["indexed"] == expected
+            assert note in told.get("note", "")
+            assert sum(workers.jobs.values()) == before
+
+    trio.run(session)
 
 
 def test_a_query_by_no_path_is_not_found(on: On) -> None:

@@ -101,6 +101,17 @@ def test_what_one_machine_makes_another_one_reads(
     assert bucket.index("--write-sidecars") == {}
     assert not [key for operation, key in bucket.asked() if operation.startswith("Put")]
 
+    # A machine on which nobody indexes: its mount takes them over when something is asked about.
+    third = tmp_path / "third"
+    third.mkdir()
+    with mounted(third, f"r2://{BUCKET}", environ=bucket.server.environ) as mount:
+        folder = mount / "search/clip/a%2Fclips%2Fq.mp4@0s-3s/@"
+        rows = json.loads((folder / "results.json").read_bytes())["results"]
+        assert [row["source"] for row in rows] == ["a/games/s.mp4"]
+        assert json.loads((folder / ".status").read_bytes())["indexed"] == 3
+    asked = [key for operation, key in bucket.asked() if operation == "GetObject"]
+    assert {key for key in asked if key.endswith(SEARCH)} == {key + SEARCH for key in videos}
+
     # Another machine, which mounts a folder of the bucket and may only read.
     other = Bucket(bucket.server, tmp_path / "other")
     other.home.mkdir()
