@@ -38,6 +38,9 @@ EARLY = {
     # The edit begins between two frames; FFmpeg drops the one shown then and moves the next to its place.
     "media_sample_edit_list.mp4": Fraction(7, 600),
 }
+#: Stored pictures that do not decode, from when to when they are to be shown: what begins with one shows
+#: nothing for that long, where a player that comes from before goes on with the one before. No table tells.
+BROKEN = {"media_sample_with_invalid_nalu.mp4": (Fraction(26026, 30000), Fraction(27027, 30000))}
 #: ffmpeg 5.1 shows the frames that an edit list hides from AV1.
 BLIND_TO_EDITS = {"av01"}
 #: Clips that PyAV decodes right and ffmpeg 5.1 does not, and why.
@@ -132,7 +135,9 @@ def run_shared(name: str, instants: int, ranges: int) -> None:
     place = exact.shared(name)
     truth = exact.truth_of(place).later(EARLY.get(name, Fraction(0)))
     duration = truth.frames[-1].time - truth.zero
-    trio.run(check, place, truth, chosen(name, duration, instants, ranges))
+    low, high = BROKEN.get(name, (duration, duration))
+    times = [pair for pair in chosen(name, duration, instants, ranges) if not low <= pair[0] < high]
+    trio.run(check, place, truth, times)
 
 
 @pytest.mark.shared
