@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from vfs.terminal import in_trio, progress_bar
 from vfs.transfer import Progress, Remote
 from vfs.userdata import DATABASE, SCHEMA
 from vfs.write import databases, dbprocess
+from vfs.write.steps import host, stamp
 
 #: How often a change of nothing but metadata is followed before it counts as another version.
 _MOST_MOVES = 3
@@ -163,7 +163,7 @@ class Session:
     async def _keep(self, store: Store, metadata: Mapping[str, str], progress: Progress) -> Ended:
         """Another client was faster: what was done becomes a file of its own, beside theirs."""
         folder, slash, name = self.remote.key.rpartition("/")
-        mark = f"conflict {datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ} {_host()}"
+        mark = f"conflict {stamp()} {host()}"
         count = 1
         while True:
             kept = f"{folder}{slash}{names.marked(name, mark if count == 1 else f'{mark} {count}')}"
@@ -273,14 +273,7 @@ async def _send(
 def _stamped(metadata: Mapping[str, str]) -> dict[str, str]:
     # Without the time that a program gave to the version before: it is that of this upload.
     metadata = {name: text for name, text in metadata.items() if name != "mtime"}
-    return databases.next_metadata(metadata, writer=f"{_host()}/reelfs", now=datetime.now(UTC))
-
-
-def _host() -> str:
-    """The name of this machine, as it can stand in a name and in metadata."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in socket.gethostname())[
-        :40
-    ]
+    return databases.next_metadata(metadata, writer=f"{host()}/reelfs", now=datetime.now(UTC))
 
 
 @contextlib.contextmanager

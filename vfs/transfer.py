@@ -10,9 +10,11 @@ import contextlib
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from vfs import durable
 from vfs.errors import ConfigError, NotFound, ReelfsError, Stale, StoreError
 from vfs.spans import StoredObject
 from vfs.storage import upload
-from vfs.storage.base import Corrupt, KeepsSums, Part, Store
+from vfs.storage.base import Body, Corrupt, KeepsSums, Part, Store
 from vfs.storage.guard import GuardedStore
 from vfs.storage.sums import Running
 from vfs.tasks import nursery_without_groups
@@ -221,6 +223,21 @@ async def get(remote: Remote, path: Path, *, replace: bool, progress: Progress) 
         return stored
 
 
+@dataclass(eq=False)
+class _Piece:
+    """A part of an object on its way."""
+
+    offset: int
+    length: int
+    arrived: trio.Event = field(default_factory=trio.Event)
+    body: Body = b""
+
+    async def fetch(self, store: Store, stored: StoredObject) -> None:
+        """Raises StoreError, Stale."""
+        self.body = await store.read(stored, self.offset, self.length)
+        self.arrived.set()
+
+
 async def download(store: Store, stored: StoredObject, file: Any, progress: Progress) -> None:
     """Make an unbuffered file, open for appending and reading, the object: on the disk when this returns.
 
@@ -230,34 +247,25 @@ async def download(store: Store, stored: StoredObject, file: Any, progress: Prog
     """
     at = _resumed(file.fileno(), stored)
     progress(at)
-    pieces = [(offset, min(PIECE, stored.size - offset)) for offset in range(at, stored.size, PIECE)]
-    arrived: dict[int, Any] = {}
-    ready = trio.Condition()
-    written = 0
-
-    async def fetch(number: int, offset: int, length: int) -> None:
-        async with ready:
-            while number >= written + AT_ONCE:
-                await ready.wait()
-        body = await store.read(stored, offset, length)
-        async with ready:
-            arrived[number] = body
-            ready.notify_all()
-
+    ahead = iter(range(at, stored.size, PIECE))
     async with nursery_without_groups() as nursery:
-        for number, piece in enumerate(pieces):
-            nursery.start_soon(fetch, number, *piece)
-        for number, (_, length) in enumerate(pieces):
-            async with ready:
-                while number not in arrived:
-                    await ready.wait()
-            await trio.to_thread.run_sync(_append, file.fileno(), arrived.pop(number))
-            if (number + 1) % SYNC_PIECES == 0:
+
+        def begin(offset: int) -> _Piece:
+            piece = _Piece(offset, min(PIECE, stored.size - offset))
+            nursery.start_soon(piece.fetch, store, stored)
+            return piece
+
+        window = deque(begin(offset) for offset in islice(ahead, AT_ONCE))
+        written = 0
+        while window:
+            piece = window.popleft()
+            await piece.arrived.wait()
+            await trio.to_thread.run_sync(_append, file.fileno(), piece.body)
+            written += 1
+            if written % SYNC_PIECES == 0:
                 await trio.to_thread.run_sync(_sync, file.fileno(), stored)
-            progress(length)
-            async with ready:
-                written = number + 1
-                ready.notify_all()
+            progress(piece.length)
+            window.extend(begin(offset) for offset in islice(ahead, 1))
     await trio.to_thread.run_sync(os.fsync, file.fileno())
     await _checked(store, stored, file.fileno())
     with contextlib.suppress(OSError):

@@ -248,3 +248,29 @@ def test_what_was_fetched_has_the_checksum_of_the_store(
     kept.sum -= 1
     get(tmp_path / "b.bin")
     assert (tmp_path / "b.bin").read_bytes() == BODY
+
+
+def test_the_work_of_a_download_grows_as_its_pieces_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of the event loop are counted: a piece does not wake all that wait for their turn."""
+    monkeypatch.setattr(transfer, "PIECE", 16)
+    body, pieces = os.urandom(16 * 600 - 3), 600
+
+    class Steps(trio.abc.Instrument):
+        taken = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.taken += 1
+
+    async def main() -> None:
+        store, steps = MemoryStore({"a": body}), Steps()
+        stored = (await store.head("a")).object
+        trio.lowlevel.add_instrument(steps)
+        with (tmp_path / "a").open("a+b", buffering=0) as file:
+            await transfer.download(store, stored, file, lambda count: None)
+        assert steps.taken < 40 * pieces
+        assert len(store.reads()) == pieces
+
+    trio.run(main)
+    assert (tmp_path / "a").read_bytes() == body

@@ -91,6 +91,19 @@ class Known:
             if name.startswith(stem) and (found := folder.get(name))
         )
 
+    def knows(self, name: str) -> bool:
+        """Whether this, however old, may stand for an answer about a name."""
+        found = any(version is not None for version in self.versions(name))
+        return found or (self.listing is not None and belongs(self.listing, name))
+
+    def knows_some(self, stem: str) -> bool:
+        """The same for the names that start with `stem`."""
+        folders = (folder for known, folder in self.stems.items() if stem.startswith(known))
+        return any(
+            (part := restricted(folder, stem)).files or part.folders or belongs(folder, stem)
+            for folder in (*([self.listing] if self.listing else ()), *folders)
+        )
+
 
 def restricted(listing: Folder, stem: str) -> Folder:
     """The part of a listing whose names start with `stem`."""

@@ -150,7 +150,7 @@ class Metadata:
                     asked = self._know(prefix).asked
                     try:
                         found = await self._silence.unless(
-                            partial(probe, self.store, prefix + name), known=self._knows(prefix, name)
+                            partial(probe, self.store, prefix + name), known=self._know(prefix).knows(name)
                         )
                     except Away:
                         continue
@@ -189,7 +189,8 @@ class Metadata:
                     asked = self._know(prefix).asked
                     try:
                         kept = await self._silence.unless(
-                            partial(self._list, prefix, prefix + stem), known=self._knows_some(prefix, stem)
+                            partial(self._list, prefix, prefix + stem),
+                            known=self._know(prefix).knows_some(stem),
                         )
                     except Away:
                         continue
@@ -253,21 +254,6 @@ class Metadata:
                 return now
         self._silence.begin(why)
         return None
-
-    def _knows(self, prefix: str, name: str) -> bool:
-        """Whether what is known, however old, may stand for an answer about a name."""
-        known = self._know(prefix)
-        found = any(version is not None for version in known.versions(name))
-        return found or (known.listing is not None and belongs(known.listing, name))
-
-    def _knows_some(self, prefix: str, stem: str) -> bool:
-        """The same for the names that start with `stem`."""
-        known = self._know(prefix)
-        folders = (f for s, f in known.stems.items() if stem.startswith(s))
-        return any(
-            (part := restricted(folder, stem)).files or part.folders or belongs(folder, stem)
-            for folder in (*([known.listing] if known.listing else ()), *folders)
-        )
 
     def _is_none(self, listing: Folder, name: str) -> bool:
         """Whether a name that a listing has not is none. An old listing says so only of what belongs to its

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from vfs import names
-from vfs.cache.listing import FOLDER, Folder, FolderMark, Stored
+from vfs.cache.listing import FOLDER, Folder, FolderMark, Stored, restricted
 from vfs.cache.metadata import MAX_POINTS, Metadata
 from vfs.errors import NotFound
 from vfs.spans import StoredObject
@@ -60,13 +60,7 @@ class MergedMetadata(Metadata):
             return Folder(fetched=self._clock())
         if self.store.remote:
             return self._merge(prefix, stem, await super().starting(prefix, stem))
-        listing = await self._whole(prefix)
-        part = Folder(
-            files={n: o for n, o in listing.files.items() if n.startswith(stem)},
-            folders={n for n in listing.folders if n.startswith(stem)},
-            fetched=listing.fetched,
-        )
-        return self._merge(prefix, stem, part)
+        return self._merge(prefix, stem, restricted(await self._whole(prefix), stem))
 
     async def current(self, stored: StoredObject) -> StoredObject:
         """The version now; what is pending here is always that."""
