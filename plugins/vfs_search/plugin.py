@@ -65,7 +65,7 @@ def vfs_views(settings: Settings, plugins: Plugins, files: SmallFiles | None) ->
 
         return Pictures(settings, plugins.descriptors(settings))
 
-    adoption = Adoption(pictures, options.adopt)
+    adoption = Adoption(pictures, min(options.adopt, options.index_budget))
     return [Search(options, options.place(settings), limits, engines, files, adoption)]
 
 
