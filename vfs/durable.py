@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """What was created, renamed and removed in a folder stays so. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """What was created, renamed and removed in a folder stays so, where its file system can promise that (and
+    we may read it). Raises OSError.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of some network file systems
+            raise
     finally:
         os.close(descriptor)
 
@@ -22,7 +31,7 @@ def make_folder(folder: Path) -> None:
         try:
             sync_folder(above)
         except OSError:
-            return  # one of others, made long ago
+            return  # a read-only one, made by others
 
 
 def replace(new: Path, path: Path) -> None:

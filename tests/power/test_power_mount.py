@@ -13,6 +13,7 @@ import itertools
 import os
 import random
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -231,12 +232,19 @@ class Machine:
         self.disk.off()
         self.disk = self.disk.cut(*self.left)
         self.mount.keeps, self.mount.environ = self.disk.path, self.server.environ
+        is_stored = self.stored() in self.legal()
         self.mount.start()
+        said = "the journal of an earlier mount has " in self.mount.log.read_text()
+        assert said or is_stored, "what waits is said"
+
+    def legal(self) -> list[State]:
+        """What there may be: as after the last step that was safe when it returned, or a later one."""
+        safe = [at for at, step in enumerate(STEPS[: self.done], 1) if step.safe]
+        return states()[max(safe, default=0) : self.done + 2]
 
     def check(self) -> None:
         """All is as after a step that was done, in the mount and then in the bucket."""
-        safe = [at for at, step in enumerate(STEPS[: self.done], 1) if step.safe]
-        legal = states()[max(safe, default=0) : self.done + 2]
+        legal = self.legal()
         told = f"{self.left}: {self.done} steps were done"
         seen = self.seen(self.mount.path, self.mount.folder)
         assert seen in legal, f"{told}; {unlike(seen, legal)}"
@@ -261,6 +269,7 @@ class Machine:
         """What the bucket has."""
         client = self.server.client()
         copy = self.folder / f"{self.bucket}-stored"
+        shutil.rmtree(copy, ignore_errors=True)
         try:
             for told in client.list_objects_v2(Bucket=self.bucket).get("Contents", []):
                 key = told["Key"]

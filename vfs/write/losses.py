@@ -132,7 +132,8 @@ class Losses(Besides):
                 self._dropped.add(entry.ident)
                 continue
             if entry.kind is Kind.FILE and entry.live is not None:
-                entry.live.sync()
+                if entry.dirty:
+                    entry.live.sync()
                 if entry.dirty and not self._is_database(entry):
                     changed.append(self._keep_half(entry))
                     kept.append((entry.key, changed[-1].key))
