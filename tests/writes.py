@@ -118,7 +118,8 @@ class WrittenMount:
         assert self.process is not None
         assert self.process.wait(END_SECONDS) == -signal.SIGKILL, self._tail()
         self.process = None
-        subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=True)
+        if mount_at(self.path) is not None:  # else it was still starting
+            subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=True)
 
     def finish(self) -> None:
         """Whatever happened: no process, no mount."""
