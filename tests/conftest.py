@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--update-docs", action="store_true", help="write the tables of docs/players.md anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Which slice of the clients' tests runs is the same in all processes of a run, also at midnight.
+    os.environ.setdefault("CLIENTS_SEED", str(int(time.time() // 86_400)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured and do not judge: `record_property("told", ...)`."""
+    terminalreporter.write_line(f"tests/6_clients: the slice of CLIENTS_SEED={os.environ['CLIENTS_SEED']}")
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "told":
+                terminalreporter.write_line(f"{report.nodeid}: {line}")
 
 
 #: Fixtures that mount: what uses one needs FUSE.

@@ -32,9 +32,6 @@ sidecars: Callable[[Path], tuple[Path, Path]] = sample_media.sidecars
 #: Chooses the slice of the cases that runs without --slow: another one every day, the same for a day.
 SEED = int(os.environ.get("CLIENTS_SEED") or time.time() // 86_400)
 
-#: What tests measured and do not judge; told at the end of the run.
-REPORT: list[str] = []
-
 #: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
 TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
 

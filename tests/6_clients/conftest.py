@@ -15,11 +15,6 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "4_plugins")]
 import client_mounts  # noqa: E402
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in (f"the slice of CLIENTS_SEED={client_mounts.SEED}", *client_mounts.REPORT):
-        terminalreporter.write_line(f"tests/6_clients: {line}")
-
-
 @pytest.fixture(scope="session")
 def client_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated videos and other files, made once; not to be changed."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from client_mounts import REPORT, VIDEOS, Mount, mounted
+from client_mounts import VIDEOS, Mount, mounted
 
 READERS = 16
 #: The least there is: sixteen readers of several MiB each do not fit, so that the budget has work to do.
@@ -108,7 +108,9 @@ def stalls_over(mount: Mount, bound: str) -> int:
 
 
 @pytest.mark.timeout(180)
-def test_sixteen_readers_and_a_listing(mount: Mount, busy_mount: Mount) -> None:
+def test_sixteen_readers_and_a_listing(
+    mount: Mount, busy_mount: Mount, record_property: Callable[[str, object], None]
+) -> None:
     """Every reader gets every byte right, `ls -l` answers all the while, memory stays within the budget."""
     wanted = {name: read(mount / name, 1 << 20) for name in NAMES if name != "big.bin"}
     wanted["big.bin"] = hashlib.md5((busy_mount.source / "big.bin").read_bytes()).hexdigest()
@@ -119,10 +121,11 @@ def test_sixteen_readers_and_a_listing(mount: Mount, busy_mount: Mount) -> None:
     for reader in readers:
         assert reader.result() == wanted
     status, grown = busy_mount.status(), resident(busy_mount, "VmHWM") - before
-    REPORT.append(
+    record_property(
+        "told",
         f"16 readers: slowest of {times} `ls -l` {slowest:.3f} s; stalls of the loop over 0.1 s: "
         f"{stalls_over(busy_mount, '0.1')}, over 0.5 s: {stalls_over(busy_mount, '0.5')}; "
-        f"memory at most {grown >> 20} MiB more than at first"
+        f"memory at most {grown >> 20} MiB more than at first",
     )
     assert slowest < LONGEST_LIST
     assert status["gauges"]["cache_bytes"]["memory"] <= MEMORY
