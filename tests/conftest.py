@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests measured and do not judge: `record_property("told", ...)`."""
+    """What tests measured and do not judge: the property "told" of a test."""
     terminalreporter.write_line(f"tests/6_clients: the slice of CLIENTS_SEED={os.environ['CLIENTS_SEED']}")
     for report in terminalreporter.getreports("passed"):
         for name, line in report.user_properties:

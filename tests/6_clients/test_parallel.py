@@ -109,7 +109,7 @@ def stalls_over(mount: Mount, bound: str) -> int:
 
 @pytest.mark.timeout(180)
 def test_sixteen_readers_and_a_listing(
-    mount: Mount, busy_mount: Mount, record_property: Callable[[str, object], None]
+    mount: Mount, busy_mount: Mount, request: pytest.FixtureRequest
 ) -> None:
     """Every reader gets every byte right, `ls -l` answers all the while, memory stays within the budget."""
     wanted = {name: read(mount / name, 1 << 20) for name in NAMES if name != "big.bin"}
@@ -121,12 +121,12 @@ def test_sixteen_readers_and_a_listing(
     for reader in readers:
         assert reader.result() == wanted
     status, grown = busy_mount.status(), resident(busy_mount, "VmHWM") - before
-    record_property(
-        "told",
+    told = (
         f"16 readers: slowest of {times} `ls -l` {slowest:.3f} s; stalls of the loop over 0.1 s: "
         f"{stalls_over(busy_mount, '0.1')}, over 0.5 s: {stalls_over(busy_mount, '0.5')}; "
-        f"memory at most {grown >> 20} MiB more than at first",
+        f"memory at most {grown >> 20} MiB more than at first"
     )
+    request.node.user_properties.append(("told", told))
     assert slowest < LONGEST_LIST
     assert status["gauges"]["cache_bytes"]["memory"] <= MEMORY
     assert grown < MEMORY + IN_FLIGHT

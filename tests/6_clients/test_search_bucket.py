@@ -79,7 +79,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
         )
         assert (done.returncode, done.stderr) == (0, ""), done
         assert done.stdout.splitlines()[-1].endswith("4 indexed")
-        flags = ("--read-write", "-o", "attr_ttl=60s")
+        flags = ("--read-write", "-o", "attr_ttl=60s,negative_ttl=60s")
         with mounted(home, f"r2://{BUCKET}", *flags, environ=server.environ) as mount:
             yield Library(server, home, mount)
 
