@@ -345,16 +345,21 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def test_retry_after_is_respected(proxy: Behind) -> None:
+    # As seconds, and as a date on a clock that is not ours, of whole seconds.
+    soon = {"get": "1", "head": "1", "list": "Sat, 28 Nov 2020 12:00:01 GMT"}
+    dated = {"Date": "Sat, 28 Nov 2020 12:00:00 GMT"}
+
     async def scenario(case: Case) -> None:
-        for kind in ("get", "head", "list"):
-            # As seconds, and as a date on a clock that is not ours, of whole seconds.
-            soon = {"get": "1", "head": "1", "list": "Sat, 28 Nov 2020 12:00:01 GMT"}[kind]
-            dated = {"Date": "Sat, 28 Nov 2020 12:00:00 GMT"}
-            proxy.fault(Rule("status", kind=kind, status=429, retry_after=soon, headers=dated, times=1))
+        async def asked(kind: str) -> None:
+            proxy.fault(Rule("status", kind=kind, status=429, retry_after=soon[kind], headers=dated, times=1))
             began = time.monotonic()
             await asks(case)[kind]()
             assert 1.0 <= time.monotonic() - began < 1.0 + SLACK
             assert proxy.counts().requests[kind] == 2
+
+        async with trio.open_nursery() as nursery:
+            for kind in soon:
+                nursery.start_soon(asked, kind)
 
     run(proxy, scenario)
 
@@ -514,14 +519,17 @@ def test_every_error_is_one_of_ours(proxy: Behind) -> None:
             {"Last-Modified": "never"},
             {"Content-Length": None},
         ]
+
+        async def asked(ask: Callable[[], Awaitable[object]]) -> None:
+            with suppress(ReelfsError):
+                await ask()
+
         for headers in odd:
             proxy.clear()
             proxy.fault(Rule("header", headers=headers))
-            for ask in asks(case).values():
-                try:
-                    await ask()
-                except ReelfsError:
-                    continue
+            async with trio.open_nursery() as nursery:
+                for ask in asks(case).values():
+                    nursery.start_soon(asked, ask)
         proxy.clear()
         proxy.fault(Rule("status", status=200))
         for kind in ("head", "list"):
