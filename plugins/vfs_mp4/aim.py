@@ -2,8 +2,8 @@
 
 Between two known fragments sizes are summed up like the steps of a random walk that is pinned at both ends:
 the estimate is best beside them and worst in the middle. Behind the last known one only the course so far
-tells. So a look is begun before the estimate by about as much as it may be wrong: fragments after a known
-one are stepped over for next to nothing, those before it have to be looked for again.
+tells. Small fragments are looked for in a window around the estimate, of large ones `courses` tells where a
+look is cheapest: each costs half a fragment.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+
+from vfs_mp4 import courses
+from vfs_mp4.courses import Question
 
 #: A fragment up to this size is cheap to look at: several are read in one request.
 SMALL = 256 << 10
@@ -60,7 +65,8 @@ class Aim:
     """What to do next. hop: step from the known fragment to the next one; else look from `low` on.
 
     high: where a window of small fragments ends; of large ones the look ends with the first that is found.
-    each: bytes of a fragment thereabouts. small: whether fragments are.
+    each: bytes of a fragment thereabouts. small: whether fragments are. back: bytes of a window before it
+    that is looked at next where none is found, 0 = wider and wider ones.
     """
 
     hop: bool
@@ -68,6 +74,7 @@ class Aim:
     high: int
     each: int
     small: bool
+    back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,8 @@ class Gap:
     """A stretch without known fragments.
 
     starts: the known fragments by offset, in order. before: the one before it. stop: its end, where another
-    known one begins or all fragments end. rate: bytes a tick up to there, 0 = not known.
+    known one begins or all fragments end. rate: bytes a tick up to there, 0 = not known. bare: from there to
+    `stop` no fragment begins; None where nothing was looked at.
     """
 
     starts: Mapping[int, Piece]
@@ -83,6 +91,7 @@ class Gap:
     before: int
     stop: int
     rate: float
+    bare: int | None = None
 
     @property
     def room(self) -> int:
@@ -104,8 +113,11 @@ def _some(gap: Gap) -> Sequence[int]:
     return gap.order[:: max(len(gap.order) // _SAMPLE, 1)]
 
 
-def at_time(gap: Gap, want: int, looks: int) -> Aim:
-    """Where to look for a time in a gap. looks: how many there were for this time, this one included."""
+def at_time(gap: Gap, want: int, looks: int, spent: int = 2) -> Aim:
+    """Where to look for a time in a gap.
+
+    looks: how many there were for this time, this one included. spent: requests for it.
+    """
     known, size = gap.starts[gap.before], each(gap)
     at = max(want - known.until, 0)
     even = _length(gap)
@@ -121,10 +133,82 @@ def at_time(gap: Gap, want: int, looks: int) -> Aim:
     own = known.after - gap.before
     if size <= SMALL or (near and own <= SMALL):
         return _window(gap, offset, spread, min(size, own) if near else size)
+    question = _question(gap, want, even, spent)
+    if question.count <= courses.MOST:
+        return _chosen(gap, size, courses.choose(question))
     low = offset - late - min(spread, _HOPS / 2 * size)
     # Not so near the end of the gap that there is nothing left to find.
     low = min(low, gap.room - size * (1.0 if gap.stop in gap.starts else 1.3))
     return Aim(near or low < size / 10, known.after + max(int(low), 0), gap.stop, size, small=False)
+
+
+def _chosen(gap: Gap, size: int, choice: courses.Choice) -> Aim:
+    """A choice as offsets."""
+    after, width = gap.starts[gap.before].after, int(choice.width)
+    at = after + int(choice.at)
+    if not width:
+        return Aim(choice.hop, at, gap.stop, size, small=False)
+    return Aim(False, max(at - width, after), at, width, small=False, back=width)
+
+
+def _question(gap: Gap, want: int, even: int, spent: int) -> Question:
+    """What is known around a gap, and what is asked."""
+    known, behind = gap.starts[gap.before], gap.starts.get(gap.stop)
+    ticks = behind.time - known.until if behind is not None else int(gap.room / gap.rate) if gap.rate else 0
+    here, there = _ends(gap)
+    if ticks > 0 and gap.room > 0:
+        mean = math.log(gap.room / ticks)
+        here, there = [*here, mean], [*there, mean] if there else []
+    last = gap.order[-1]
+    some = [at for at in _some(gap) if at != last and _lasts(gap, at)] or [gap.before]
+    begin = gap.starts[gap.order[0]].time
+    whole = max(gap.starts[last].until, want) - begin
+    return Question(
+        rates=np.array([_rate(gap, at) for at in some]),
+        lengths=np.array([float(max(_lasts(gap, at), 1)) for at in some]),
+        here=np.array(here),
+        there=np.array(there),
+        room=gap.room,
+        ticks=max(ticks, 0),
+        want=max(want - known.until, 0),
+        even=even,
+        bare=(gap.stop if gap.bare is None else gap.bare) - known.after,
+        part=min((ticks if ticks > 0 else (want - known.until) * 1.5) / max(whole, 1), 1.0),
+        spent=spent,
+    )
+
+
+def _ends(gap: Gap) -> tuple[list[float], list[float]]:
+    """Rates before and behind a gap: of the known fragment, and of what lies from it to the next known."""
+    order = gap.order
+    place = bisect_left(order, gap.before)
+    here = [_rate(gap, gap.before)]
+    near = _between_known(gap, order[max(place - 1, 0)], gap.before)
+    if near is not None:
+        # As the last stretch went, which tells more than a single fragment, or on from the one before it.
+        here += [near, near]
+        far = _between_known(gap, order[max(place - 2, 0)], order[place - 1])
+        here += [] if far is None else [2 * near - far]
+    if gap.stop not in gap.starts:
+        return here, []
+    there = [_rate(gap, gap.stop)]
+    near = _between_known(gap, gap.stop, order[min(place + 2, len(order) - 1)])
+    return here, there if near is None else [*there, near, near]
+
+
+def _lasts(gap: Gap, at: int) -> int:
+    return gap.starts[at].until - gap.starts[at].time
+
+
+def _rate(gap: Gap, at: int) -> float:
+    """Logarithm of bytes a tick of a known fragment."""
+    return math.log((gap.starts[at].after - at) / max(_lasts(gap, at), 1))
+
+
+def _between_known(gap: Gap, first: int, second: int) -> float | None:
+    """Logarithm of bytes a tick from one known fragment to another; None where nothing is between."""
+    ticks, size = gap.starts[second].time - gap.starts[first].until, second - gap.starts[first].after
+    return math.log(size / ticks) if ticks > 0 and size > 0 else None
 
 
 def at_offset(gap: Gap, at: int) -> Aim:

@@ -21,6 +21,8 @@ from vfs_mp4.probe import Opened
 
 # Fragments known of one file; beyond that a walk is cheaper, and the memory not worth it.
 _MAX_KNOWN = 50_000
+# Requests before the first look, but one: the head of the file and its end.
+_OPENED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Known:
     """The fragments of one file by offset. opened, main: its moov and the track whose times are meant.
 
     order: their offsets. linked: those whose successor is known. end: where the last one ends, as far as is
-    known. largest: bytes of the largest.
+    known. largest: bytes of the largest. bare: by offset of a fragment, from where on before it none begins.
     """
 
     def __init__(self, opened: Opened, main: Track, size: int) -> None:
@@ -50,6 +52,7 @@ class Known:
         self.order: list[int] = []
         self.linked: set[int] = set()
         self.largest = 0
+        self.bare: dict[int, int] = {}
         self._proved: set[int] = set()
         self._rejected: set[int] = set()
         self._tried = (0, 0)
@@ -77,6 +80,15 @@ class Known:
     def reject(self, at: int) -> None:
         """What looks like a fragment there is none."""
         self._rejected.add(at)
+
+    def is_proved(self, at: int) -> bool:
+        """Whether the chain of boxes leads there, or on from there."""
+        return at in self._proved
+
+    def usual(self) -> int:
+        """Bytes of a proved fragment, in the middle of all."""
+        sizes = sorted(self.starts[at].after - at for at in self.order if at in self._proved)
+        return sizes[len(sizes) // 2] if sizes else 0
 
     def prove(self, at: int) -> None:
         """The chain of boxes leads there."""
@@ -150,7 +162,11 @@ class Known:
     def aim(self, before: int, stop: int, want: int) -> Aim:
         """What to do next to find a time between a known fragment and `stop`."""
         self._tried = (want, self._tried[1] + 1 if self._tried[0] == want else 1)
-        return aim.at_time(self._gap(before, stop), want, self._tried[1])
+        return aim.at_time(self._gap(before, stop), want, self._tried[1], self._tried[1] + _OPENED)
+
+    def spend(self) -> None:
+        """A look took another request."""
+        self._tried = (self._tried[0], self._tried[1] + 1)
 
     def near(self, before: int, stop: int, at: int) -> Aim:
         """How to find the fragment near an offset."""
@@ -158,7 +174,7 @@ class Known:
 
     def _gap(self, before: int, stop: int) -> Gap:
         rate = 0.0 if stop in self.starts else self._rate_to_end(self.starts[before])
-        return Gap(self.starts, self.order, before, stop, rate)
+        return Gap(self.starts, self.order, before, stop, rate, self.bare.get(stop))
 
     def _rate_to_end(self, known: Start) -> float:
         """Bytes a tick up to the end of the file by the movie header's duration, 0 where it tells none."""

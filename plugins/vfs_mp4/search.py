@@ -35,6 +35,8 @@ _AT_ONCE, _GO_ON = 8 << 20, 512 << 10
 _WIDER = 3
 # Parts of a file that are walked at once where all fragments are needed; a wrong beginning costs a round.
 _PARTS, _ROUNDS = 8, 3
+# Of a chain of small fragments among large ones so many are looked at before it is believed.
+_LINKS = 8
 # A box header and the first child of a moof, up to its sequence number (ISO/IEC 14496-12 8.8.5).
 _NUMBER_AT = 20
 # Read where a moof may begin: it and the header of its mdat, of up to some 200 samples; later as much as the
@@ -125,8 +127,8 @@ class Search:
         """Learn a fragment from `aim.low` on, else from farther and farther before it."""
         after = self._known.starts[before].after
         low, high = aim.low, aim.high
-        width = max(aim.each, high - low if aim.small else 0)
-        small = aim.small
+        width = aim.back or max(aim.each, high - low if aim.small else 0)
+        small, windows = aim.small, 0
         while True:
             if small:
                 # One more than is looked for: what lies in its media is none.
@@ -139,8 +141,13 @@ class Search:
             if low <= after:
                 await self._follow(reader, before)
                 return
-            # It is larger than those that are known.
-            width = width * _WIDER
+            windows += 1
+            if aim.back:
+                self._known.spend()
+                # It is larger than those that are known.
+                width = width * 2 if windows > 1 else width
+            else:
+                width = width * _WIDER
             low, high = max(low - width, after), low
             small = small and width <= SMALL
 
@@ -150,13 +157,14 @@ class Search:
         The bytes are one request that is given up then, or goes on a little where the time is near.
         """
         # No more is asked for than is likely needed: on a fast line all of it is sent before it is given up.
-        length = min(max(each * 2, self._known.largest), _AT_ONCE)
+        begin, length = low, min(max(each * 2, self._known.largest), _AT_ONCE)
         while low < high:
             async with incoming(reader, low, min(low + length, high)) as media:
                 at: int | None = low
                 while at is not None and (at := await media.find(at)) is not None:
                     media.show()
                     if await self._learnt(reader, at):
+                        self._known.bare[at] = begin
                         await self._go_on(reader, media, at, want)
                         return True
                     at += 8
@@ -216,6 +224,8 @@ class Search:
             return
         try:
             behind, found = await self._next(reader, start.after)
+            if found is not None and not known.is_proved(at):
+                await self._sound(reader, at, behind, found)
             if at not in known.starts:
                 return
             if found is None:
@@ -226,6 +236,23 @@ class Search:
             known.drop(at, error)
             return
         known.link(at)
+
+    async def _sound(self, reader: Reader, at: int, behind: int, found: Start) -> None:
+        """Raises Damaged where the chain from a look's find breaks before it is as long as half a fragment.
+
+        What lies in the media of another one may be a chain of its own, but one that ends in there.
+        """
+        enough = at + self._known.usual() // 2
+        for _ in range(_LINKS):
+            if found.after >= enough or self._known.is_proved(behind):
+                return
+            at, last = behind, found
+            behind, following = await self._next(reader, last.after)
+            if following is None:
+                return
+            if following.time <= last.time or following.number < last.number:
+                raise Damaged(f"the fragment at {behind} does not go on where that at {at} ends")
+            found = following
 
     # -- reading ----------------------------------------------------------------------------------------
 
