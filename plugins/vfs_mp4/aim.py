@@ -146,7 +146,7 @@ def _chosen(gap: Gap, size: int, choice: courses.Choice) -> Aim:
     """A choice as offsets."""
     after, width = gap.starts[gap.before].after, int(choice.width)
     at = after + int(choice.at)
-    if not width:
+    if not width or at == after:
         return Aim(choice.hop, at, gap.stop, size, small=False)
     return Aim(False, max(at - width, after), at, width, small=False, back=width)
 
@@ -173,7 +173,7 @@ def _question(gap: Gap, want: int, even: int, spent: int) -> Question:
         want=max(want - known.until, 0),
         even=even,
         bare=(gap.stop if gap.bare is None else gap.bare) - known.after,
-        part=min((ticks if ticks > 0 else (want - known.until) * 1.5) / max(whole, 1), 1.0),
+        part=min(max(ticks if ticks > 0 else (want - known.until) * 1.5, 0) / max(whole, 1), 1.0),
         spent=spent,
     )
 

@@ -260,7 +260,8 @@ def _course(question: Question, scatter: Floats, rng: np.random.Generator) -> tu
 
 def _turned(here: Floats, there: Floats, parts: Floats, turn: Floats, width: Floats) -> Floats:
     """A course that turns from one rate to another in the middle of so wide a part."""
-    return here + (there - here) / (1 + np.exp(np.clip((turn - parts) * 4 / width, -50, 50)))
+    rates: Floats = here + (there - here) / (1 + np.exp(np.clip((turn - parts) * 4 / width, -50, 50)))
+    return rates
 
 
 def _level(
