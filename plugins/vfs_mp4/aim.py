@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -166,6 +167,7 @@ def _question(gap: Gap, want: int, even: int, spent: int) -> Question:
     return Question(
         rates=np.array([_rate(gap, at) for at in some]),
         lengths=np.array([float(max(_lasts(gap, at), 1)) for at in some]),
+        steps=np.array(_steps(gap), dtype=np.float64),
         here=np.array(here),
         there=np.array(there),
         room=gap.room,
@@ -176,6 +178,22 @@ def _question(gap: Gap, want: int, even: int, spent: int) -> Question:
         part=min(max(ticks if ticks > 0 else (want - known.until) * 1.5, 0) / max(whole, 1), 1.0),
         spent=spent,
     )
+
+
+def _steps(gap: Gap) -> list[float]:
+    """How rates of known fragments differ from that of the next one, or of all between it and the next known.
+
+    Those that looks find are not any: each lies behind one that is likely large.
+    """
+    found = []
+    near = gap.order[-_SAMPLE:]
+    for first, second in pairwise(near):
+        between = _between_known(gap, first, second)
+        if between is not None:
+            found += [_rate(gap, first) - between, _rate(gap, second) - between]
+        elif second != gap.order[-1]:
+            found.append(_rate(gap, second) - _rate(gap, first))
+    return found
 
 
 def _ends(gap: Gap) -> tuple[list[float], list[float]]:

@@ -50,10 +50,12 @@ class Question:
     rates at both ends of the gap, that of the known fragment first; no `there` = nothing known behind. room:
     bytes of the gap. ticks: of the gap, 0 = not known. want: ticks into it. even: ticks of each fragment, 0 =
     they differ. bare: from there to the end of the gap none begins. part: of the whole file. spent: requests.
+    steps: how rates of fragments differ from that of the next one, or of what lies between them.
     """
 
     rates: Floats
     lengths: Floats
+    steps: Floats
     here: Floats
     there: Floats
     room: float
@@ -178,7 +180,7 @@ class _Drawn:
 
 def _drawn(question: Question, rng: np.random.Generator) -> _Drawn:
     """Plausible courses."""
-    scatter = rng.choice(_SCATTER, (_DRAWN, 1), p=_scatters(question.rates))
+    scatter = rng.choice(_SCATTER, (_DRAWN, 1), p=_scatters(question.steps))
     lengths = _lengths(question, rng)
     rates, fits = _rates(question, scatter, rng)
     sizes = np.exp(rates) * lengths
@@ -199,10 +201,10 @@ def _drawn(question: Question, rng: np.random.Generator) -> _Drawn:
     return _Drawn(starts, target, weight / weight.sum(), size, _BUDGET - question.spent, line, far)
 
 
-def _scatters(rates: Floats) -> Floats:
-    """How likely each of `_SCATTER` is by fragments known so far: neighbours are alike but for jumps."""
+def _scatters(steps: Floats) -> Floats:
+    """How likely each of `_SCATTER` is by what is known so far: neighbours are alike but for jumps."""
     log = np.log(_MET)
-    for step in np.diff(rates):
+    for step in steps:
         near = np.exp(-(step**2) / 4 / _SCATTER**2) / _SCATTER
         far = np.exp(-(step**2) / 2 / _COURSE) / np.sqrt(_COURSE / 2)
         log = log + np.log(_STEADY * near + (1 - _STEADY) * far)

@@ -35,6 +35,7 @@ from tests.bench import (  # noqa: E402
     search_speed,
     sequential,
     tables,
+    unlisted,
     uploads,
     writing,
 )
@@ -46,6 +47,7 @@ BENCHES: Mapping[str, Callable[[], list[Row]]] = {
     "frame-fragmented": frames.frame_fragmented,
     "frame-progressive": frames.frame_progressive,
     "frame-vs-rclone": frames.frame_vs_rclone,
+    "fragments-unlisted": unlisted.fragments_unlisted,
     "pictures": pictures.frame_pictures,
     "clips": clips.clips,
     "sequential": sequential.sequential,
