@@ -137,9 +137,9 @@ def test_uneven_fragments_cost_hardly_more(course: str, mean: int, init: tuple[b
     """540 MB whose bit rate, and fragments' lengths, vary: by chance, in waves, steadily, or with one jump.
 
     Ten requests nine times in ten, or near it (eleven or twelve where lengths vary, too, and behind a jump).
-    4 MiB beyond what is wanted are kept where fragments have up to a megabyte. Not where they have more: a look
-    at a place in the media of another one costs what is left of it, half a fragment, and nothing but looks tells
-    where one begins.
+    4 MiB beyond what is wanted are kept, nearly always, where fragments have up to a megabyte; behind a jump
+    6.5 are not passed. Not where they have more: a look at a place in the media of another one costs what is
+    left of it, half a fragment, and nothing but looks tells where one begins.
     """
     sizes, lengths = layout(course, mean)
     made = sparse(init[0], len(sizes), sizes.__getitem__, ticks=init[1], samples=lengths.__getitem__)
