@@ -128,8 +128,9 @@ def cues(window: Window) -> list[Cue]:
     if not len(indices):
         raise NoMedia("there is no key frame")
     step, count = _slots(duration)
-    seconds = window.shown.time[indices] / window.track.timescale - float(window.movie.zero)
-    slot = np.clip((seconds / float(step)).astype(np.int64), 0, count - 1)
+    # Exact: rounded, a key frame where a slot begins would be taken for one of the slot before.
+    times = [Fraction(time, window.track.timescale) for time in window.shown.time[indices].tolist()]
+    slot = np.clip([(time - window.movie.zero) // step for time in times], 0, count - 1)
     taken, firsts = np.unique(slot, return_index=True)
     found: list[tuple[Fraction, int, int]] = []  # when, which frame, which sheet
     for number in range(sheet_count(duration)):

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -303,6 +303,8 @@ def line(times: list[int], keys: list[bool], duration: int) -> Window:
     gaps=st.lists(st.tuples(st.integers(1, 900_000), st.booleans()), min_size=1, max_size=60),
     rest=st.integers(1, 2_000_000),
 )
+# A key frame where a slot begins, which a rounded quotient would put into the slot before.
+@example(gaps=[(416_614, False)], rest=416_614)
 def test_cues_of_any_video(gaps: list[tuple[int, bool]], rest: int) -> None:
     """However long it is and wherever its key frames lie: every sheet has a tile, none too many."""
     times = np.cumsum([gap for gap, _ in gaps]).tolist()
