@@ -20,12 +20,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.logs import troubles
 from vfs.mounts import mount_at
 
 READY_SECONDS = 30.0
 END_SECONDS = 60.0
-#: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
-TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
 
 
 @dataclass
@@ -42,6 +41,7 @@ class WrittenMount:
     expected: list[str] = field(default_factory=lambda: ["the event loop stood still"])
     process: subprocess.Popen[bytes] | None = None
     keeps: Path | None = None
+    killed: bool = False
 
     @property
     def path(self) -> Path:
@@ -117,7 +117,7 @@ class WrittenMount:
         """It was killed, or soon will be."""
         assert self.process is not None
         assert self.process.wait(END_SECONDS) == -signal.SIGKILL, self._tail()
-        self.process = None
+        self.process, self.killed = None, True
         if mount_at(self.path) is not None:  # else it was still starting
             subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=True)
 
@@ -135,8 +135,8 @@ class WrittenMount:
 
     def check_log(self) -> None:
         """Nothing in it that nobody expects."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        trouble = [line for line in lines if TROUBLE.search(line)]
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        trouble = troubles(text, killed=self.killed)
         assert [t for t in trouble if not any(re.search(e, t) for e in self.expected)] == []
 
 

@@ -18,13 +18,12 @@ from typing import Any
 
 import pytest
 
+from tests.logs import troubles
 from vfs.config import Settings
 from vfs.mounts import mount_at
 
 HERE = Path(__file__).parent
 READY_SECONDS = 20.0
-#: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
-TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Mount:
     control: Path
     settings: dict[str, Any]
     expected: list[str] = field(default_factory=list)
+    killed: bool = False
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -64,6 +64,7 @@ class Mount:
         assert self.process.wait(10) == 0
 
     def kill(self, number: int = signal.SIGKILL) -> None:
+        self.killed = True
         self.process.send_signal(number)
         self.process.wait(10)
 
@@ -81,8 +82,8 @@ class Mount:
             subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=True)
         unexpected = [
             line
-            for line in self.lines()
-            if TROUBLE.search(line) and not any(re.search(pattern, line) for pattern in self.expected)
+            for line in troubles("\n".join(self.lines()), killed=self.killed)
+            if not any(re.search(pattern, line) for pattern in self.expected)
         ]
         assert unexpected == []
         missing = [p for p in self.expected if not any(re.search(p, line) for line in self.lines())]

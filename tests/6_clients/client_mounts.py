@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.logs import troubles
 from vfs.mounts import mount_at, unmount
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +32,6 @@ sidecars: Callable[[Path], tuple[Path, Path]] = sample_media.sidecars
 
 #: Chooses the slice of the cases that runs without --slow: another one every day, the same for a day.
 SEED = int(os.environ.get("CLIENTS_SEED") or time.time() // 86_400)
-
-#: A line of the daemon's log that nobody expects: a warning or worse, or a traceback.
-TROUBLE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback |^\w+(\.\w+)*(Error|Warning): ")
 
 #: Generated videos by name, each with what is special about it. Small: what is tried is times, not pixels.
 VIDEOS: dict[str, dict[str, Any]] = {
@@ -71,8 +69,7 @@ class Mount:
 
     def trouble(self, expected: Sequence[str] = ()) -> list[str]:
         """Lines of the log that should not be there. expected: patterns of those that may."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        found = [line for line in lines if TROUBLE.search(line)]
+        found = troubles(self.log.read_text(errors="replace"))
         return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
 
 
