@@ -17,6 +17,7 @@ import sqlite3
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -138,7 +139,7 @@ def encode(
         muxing["video_track_timescale"] = str(timescale)
     ticks, tick = presentation(frames, fps, vfr=vfr)
     format_name = "mov" if path.suffix.lower() in (".mov", ".qt") else "mp4"
-    with av.open(str(path), "w", format=format_name, options=muxing) as out:
+    with _same_priority(), av.open(str(path), "w", format=format_name, options=muxing) as out:
         video: Any = out.add_stream(codec, rate=fps, options=_options(codec, gop, bframes, open_gop, options))
         video.width, video.height = size
         video.pix_fmt = pix_fmt
@@ -165,6 +166,19 @@ def encode(
     if rotation or trim:
         _patch(path, rotation, trim)
     return path
+
+
+@contextmanager
+def _same_priority() -> Iterator[None]:
+    """SVT-AV1, run by root, makes the thread that opens it SCHED_FIFO 99, before all else on the machine.
+
+    Whatever is started later would inherit that: mounts, and browsers that then starve the machine.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def _options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import sys
@@ -49,6 +50,13 @@ def times(truth: exact.Truth, seed: str, count: int) -> list[tuple[Fraction, int
 def said(time: Fraction) -> str:
     nanos = -int(-time * 10**9 // 1)
     return f"{nanos // 10**9}.{nanos % 10**9:09d}s"
+
+
+def test_an_encoder_leaves_the_priority_of_the_tests_as_it_was(tmp_path: Path) -> None:
+    """SVT-AV1 raises it to real time, for all that is started afterwards, too."""
+    before = os.sched_getscheduler(0)
+    made(tmp_path / "x.mp4", audio=False, codec="libsvtav1")
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize("fragmented", [False, True], ids=["progressive", "fragmented"])
