@@ -13,8 +13,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ import apsw
 import trio
 
 from vfs.errors import NoRoom, ReelfsError
-from vfs.spans import StoredObject
-from vfs.write.draft import Draft
+from vfs.write.rows import Done, Put, Row, Work, blob, nothing, text_of, told_of
 from vfs.write.staging import journal_room
 
 log = logging.getLogger("vfs.write")
@@ -43,40 +41,6 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 MAX_KNOWN, MAX_NOTES = 500_000, 10_000
 #: What need not outlive the machine at once does after so many seconds.
 SAFE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One pending name. state: see `pending.Entry`. told: everything else, as JSON can hold it. held: the
-    staged files it names; what of them is in memory is written with it. synced: one that is put on the disk
-    before.
-    """
-
-    ident: int
-    key: str
-    state: str
-    told: Mapping[str, Any] = field(default_factory=dict)
-    held: Sequence[Draft] = ()
-    synced: Draft | None = None
-
-    @property
-    def drafts(self) -> list[int]:
-        """Numbers of the staged files it names."""
-        found = (self.told.get(name) for name in ("draft", "live", "trying"))
-        return [told[0] for told in found if isinstance(told, list) and told and isinstance(told[0], int)]
-
-
-def object_to(stored: StoredObject | None) -> list[Any] | None:
-    """A stored object as JSON can hold it."""
-    return None if stored is None else [stored.key, stored.size, stored.version, stored.mtime_ns]
-
-
-def object_from(told: Any) -> StoredObject | None:
-    """What `object_to` gave."""
-    return None if told is None else StoredObject(*told)
-
-
-Work = Callable[[apsw.Connection], None]
 
 
 class Journal:
@@ -140,7 +104,7 @@ class Journal:
     def rows(self) -> list[Row]:
         """All that is pending. What a row cannot tell is empty. Raises ReelfsError."""
         rows = [
-            Row(ident, _text(key), state, _told(told))
+            Row(ident, text_of(key), state, told_of(told))
             for ident, key, state, told in self._asked(
                 "SELECT ident, key, state, told FROM pending ORDER BY ident"
             )
@@ -153,7 +117,7 @@ class Journal:
     def known(self) -> list[tuple[str, str, str]]:
         """Attributes of stored objects that were learnt: key, version, JSON."""
         found = self._asked("SELECT key, version, told FROM known ORDER BY rowid DESC LIMIT ?", MAX_KNOWN)
-        return [(_text(key), version, told) for key, version, told in found]
+        return [(text_of(key), version, told) for key, version, told in found]
 
     def notes(self, kind: str) -> list[dict[str, Any]]:
         """What was noted, oldest first."""
@@ -211,7 +175,7 @@ class Journal:
         wait for it: were it lost, asking the store would tell the same. first: what must be done before, in
         the same thread (a staged file's sync); where it fails nothing of this is written.
         """
-        put = _Put(list(rows), list(drop), keep, [(kind, json.dumps(told)) for kind, told in notes])
+        put = Put(list(rows), list(drop), keep, [(kind, json.dumps(told)) for kind, told in notes])
         put.first = first
         put.take(self._contents)
         for row in put.rows:
@@ -223,9 +187,9 @@ class Journal:
 
         def work(db: apsw.Connection) -> None:
             if told is None:
-                db.execute("DELETE FROM known WHERE key=?", (_blob(key),))
+                db.execute("DELETE FROM known WHERE key=?", (blob(key),))
             else:
-                db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", (_blob(key), version, told))
+                db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", (blob(key), version, told))
 
         await self._do(work, False, lax=True)
 
@@ -250,7 +214,7 @@ class Journal:
     async def safe(self) -> None:
         """What was put until now outlives the machine. Raises NoRoom, ReelfsError."""
         if self._unsafe:
-            await self._do(_nothing, True)
+            await self._do(nothing, True)
 
     async def keep_safe(self) -> None:
         """Until cancelled: what was put outlives the machine after `SAFE_SECONDS`."""
@@ -260,7 +224,7 @@ class Journal:
             await trio.sleep(SAFE_SECONDS)
             self._stirred = trio.Event()
             try:
-                await self._do(_nothing, True)
+                await self._do(nothing, True)
                 failure = ""
             except ReelfsError as error:
                 if str(error) != failure:
@@ -294,7 +258,7 @@ class Journal:
         Not interrupted: a caller that is cancelled learns of it afterwards, so memory and disk agree. What
         need not be on the disk takes some 50 us, a hop to a thread and back more: it is done in place.
         """
-        done = _Done(work, lax)
+        done = Done(work, lax)
         self._queue += [work, done]
         self._durable = self._durable or durable
         if not self._durable and self._pages < self._most_pages and not self._turn.locked():
@@ -318,7 +282,7 @@ class Journal:
     def _commit_durably(self, batch: list[Work], durable: bool) -> ReelfsError | None:
         """With what is to be done before; in a thread, for all of this waits for the disk."""
         for work in batch:
-            if isinstance(work, _Put) and work.first is not None:
+            if isinstance(work, Put) and work.first is not None:
                 try:
                     work.first()
                 except ReelfsError as error:
@@ -349,7 +313,7 @@ class Journal:
                 if stale:
                     self._db.executemany("DELETE FROM contents WHERE number=?", [(one,) for one in stale])
                 for work in batch:
-                    if not (isinstance(work, _Put) and work.failed):
+                    if not (isinstance(work, Put) and work.failed):
                         work(self._db)
                 self._point("in-commit")
             del self._stale[: len(stale)]
@@ -369,28 +333,28 @@ class Journal:
         """What a commit means for those who wait for it, and for staged files."""
         again = []
         for work in batch:
-            if isinstance(work, _Done):
+            if isinstance(work, Done):
                 work.did, work.error = True, getattr(work.of, "failed", None) or failure
-            elif isinstance(work, _Put) and work.failed:
+            elif isinstance(work, Put) and work.failed:
                 self._release(number for row in work.rows for number in row.drafts)
             elif failure is None:
                 self._written(work)
             elif isinstance(failure, NoRoom) and getattr(work, "keep", True):
                 again.append(work)
-            elif isinstance(work, _Put):
+            elif isinstance(work, Put):
                 self._release(number for row in work.rows for number in row.drafts)
         if durable and failure is None:
             self._unsafe = False
             self._let_go(set(self._freed))
         else:
-            self._unsafe = self._unsafe or any(isinstance(work, _Done) and not work.lax for work in batch)
+            self._unsafe = self._unsafe or any(isinstance(work, Done) and not work.lax for work in batch)
             self._stirred.set()
         if again:
             self._queue[:0] = again
             self._durable = self._durable or durable
 
     def _written(self, work: Work) -> None:
-        if not isinstance(work, _Put):
+        if not isinstance(work, Put):
             return
         for number, _, change in work.bodies:
             self._contents[number] = change
@@ -432,80 +396,8 @@ class Journal:
             self._db.close()
 
 
-class _Put:
-    """Rows to be written and rows to go."""
-
-    def __init__(self, rows: list[Row], gone: list[int], keep: bool, notes: list[tuple[str, str]]) -> None:
-        self.rows, self.gone, self.keep, self._notes = rows, gone, keep, notes
-        self.first: Callable[[], object] | None = None
-        self.failed: ReelfsError | None = None
-        self._changed = [(row.ident, _blob(row.key), row.state, json.dumps(row.told)) for row in rows]
-        self.bodies: list[tuple[int, bytes, int]] = []
-        self.outdated: list[int] = []
-
-    def take(self, known: Mapping[int, int]) -> None:
-        """The bytes of what the rows name and is in memory, as they are now; known: what the journal has.
-
-        What it has of one that is a file by now is outdated, but the truth until that file is on the disk.
-        """
-        for row in self.rows:
-            for draft in row.held:
-                at = known.get(draft.number)
-                if at == draft.changes:
-                    continue
-                if (body := draft.body) is not None:
-                    self.bodies.append((draft.number, body, draft.changes))
-                elif at is not None and row.state == "closed" and (draft is row.synced or draft.was_synced):
-                    self.outdated.append(draft.number)
-
-    def __call__(self, db: apsw.Connection) -> None:
-        """Do it."""
-        if self.outdated:
-            db.executemany("DELETE FROM contents WHERE number=?", [(one,) for one in self.outdated])
-        if self.bodies:
-            db.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?)", [one[:2] for one in self.bodies])
-        if self.gone:
-            db.executemany("DELETE FROM pending WHERE ident=?", [(ident,) for ident in self.gone])
-        db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)", self._changed)
-        if self._notes:
-            db.executemany("INSERT INTO notes (kind, told) VALUES (?, ?)", self._notes)
-
-
-class _Done:
-    """Marks, in the queue, that everything before it is one caller's."""
-
-    def __init__(self, of: Work, lax: bool) -> None:
-        self.of, self.lax = of, lax
-        self.did = False
-        self.error: ReelfsError | None = None
-
-    def __call__(self, db: apsw.Connection) -> None:
-        """Nothing to do."""
-
-
-def _nothing(db: apsw.Connection) -> None:
-    """All that is asked for is that it is durable."""
-
-
-def _told(text: str) -> Any:
-    try:
-        told = json.loads(text)
-    except (TypeError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
 def _run(db: apsw.Connection, statement: str, bindings: tuple[Any, ...]) -> None:
     db.execute(statement, bindings)
-
-
-def _blob(key: str) -> bytes:
-    """Keys are bytes: not all of them are UTF-8."""
-    return key.encode("utf-8", "surrogateescape")
-
-
-def _text(key: bytes | str) -> str:
-    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
 
 
 def _translated(error: apsw.Error, path: Path) -> ReelfsError:

@@ -18,7 +18,7 @@ from vfs.errors import ReelfsError, Stale
 from vfs.spans import LOCAL, DerivedObject, StoredObject
 from vfs.write.attributes import Attributes
 from vfs.write.draft import Draft
-from vfs.write.journal import Row, object_from, object_to
+from vfs.write.rows import Row, object_from, object_to
 from vfs.write.staging import Staging
 
 
