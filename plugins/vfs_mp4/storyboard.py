@@ -6,6 +6,7 @@ alone, so that they are listed without the whole index.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,9 +129,11 @@ def cues(window: Window) -> list[Cue]:
     if not len(indices):
         raise NoMedia("there is no key frame")
     step, count = _slots(duration)
-    # Exact: rounded, a key frame where a slot begins would be taken for one of the slot before.
-    times = [Fraction(time, window.track.timescale) for time in window.shown.time[indices].tolist()]
-    slot = np.clip([(time - window.movie.zero) // step for time in times], 0, count - 1)
+    # In whole numbers of any size: rounded, a key frame where a slot begins would be in the one before it.
+    zero, width = window.movie.zero * window.track.timescale, step * window.track.timescale
+    unit = math.lcm(zero.denominator, width.denominator)
+    ticks = window.shown.time[indices].astype(object) * unit - int(zero * unit)
+    slot = np.clip((ticks // int(width * unit)).astype(np.int64), 0, count - 1)
     taken, firsts = np.unique(slot, return_index=True)
     found: list[tuple[Fraction, int, int]] = []  # when, which frame, which sheet
     for number in range(sheet_count(duration)):

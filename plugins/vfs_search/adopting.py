@@ -5,6 +5,7 @@ In the background, when something is asked about first; nothing is decoded, and 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -17,6 +18,8 @@ from vfs_search.sidecar import SUFFIX
 
 if TYPE_CHECKING:
     from vfs_search.indexer import Pictures
+
+log = logging.getLogger("vfs_search.adopting")
 
 #: Seconds after which it is looked again for what came beside the videos, and folders that are looked into.
 AGAIN, MOST_FOLDERS = 600.0, 500
@@ -51,8 +54,11 @@ class Adoption:
 
     async def _run(self, root: Place, done: trio.Event) -> None:
         try:
-            with suppress(Exception):  # what cannot be had is not searched; here it would end the daemon
-                await self._take_all(root)
+            await self._take_all(root)
+        except ReelfsError as error:  # the store is away, say: looked again later
+            log.info("indexes beside the videos are not taken over: %s", error)
+        except Exception:  # here it would end the daemon
+            log.exception("taking over indexes that lie beside the videos")
         finally:
             done.set()
 
